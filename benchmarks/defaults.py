@@ -1,0 +1,146 @@
+"""What the defaults of the method were chosen by: one choice changed at a time, on the demo's model and corpus.
+
+    python benchmarks/defaults.py --seeds 0 1                 # all cells; a finished cell is not run again
+    python benchmarks/defaults.py --seeds 0 1 --only weight   # the cells of one choice
+    python benchmarks/defaults.py --table docs/defaults.md    # write the table from what is on disk
+
+Each cell trains the demo's recipe with a few settings changed, measures the model as the demo does, and writes one JSON
+file under `--work`; models are deleted once measured. The results file is made from the cells.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+BENCHMARK = "defaults"
+MEASURED = (
+    "violation_rate", "judge_violation_rate", "clean_perplexity", "corpus_perplexity", "distinct_2", "train_seconds",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A choice, what it is set to, and the settings that do it."""
+
+    choice: str
+    value: str
+    settings: tuple[str, ...] = ()
+
+
+SHIPPED = Variant("shipped", "the demo's recipe")
+VARIANTS = (
+    Variant("plain", "plain fine-tuning", ("method=sft",)),
+    SHIPPED,
+    Variant("violating_rows", "learn", ("guidance.violating_rows=learn",)),
+    Variant("violating_rows", "tilt", ("guidance.violating_rows=tilt",)),
+    Variant("weight", "λ = 2", ("constraints.0.weight=2",)),
+    Variant("weight", "λ = 12", ("constraints.0.weight=12",)),
+    Variant("anchor", "iteration", ("guidance.anchor=iteration",)),
+    Variant("anchor", "reference", ("guidance.anchor=reference",)),
+    Variant("positions", "samples", ("guidance.positions=samples",)),
+    Variant("positions", "both", ("guidance.positions=both",)),
+    Variant("iterations", "1", ("guidance.iterations=1",)),
+    Variant("iterations", "5", ("guidance.iterations=5",)),
+    Variant("samples", "128 an iteration", ("guidance.samples=128",)),
+    Variant("samples", "512 an iteration", ("guidance.samples=512",)),
+    Variant("nado shape", "own small transformer", ("nado.shape=own",)),
+    Variant("nado learning rate", "3e-4", ("nado_fit.learning_rate=3e-4",)),
+    Variant("nado learning rate", "3e-3", ("nado_fit.learning_rate=3e-3",)),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the cells asked for, then write the results file, and the table where one is asked for."""
+    options = _options(arguments)
+    if options.table is None:
+        for seed in options.seeds:
+            for variant in VARIANTS:
+                if not options.only or variant.choice in options.only:
+                    _cell(options.work, variant, seed)
+    results = _results(options.work)
+    if results["rows"]:
+        path = options.results or Path("benchmarks/results") / f"{BENCHMARK}.{_machine_name()}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        print(path)
+    if options.table is not None:
+        options.table.write_text(_table(results), encoding="utf-8")
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--only", nargs="*", default=[], help="choices to run; all when left out")
+    parser.add_argument("--work", type=Path, default=Path("runs/defaults"), help="where runs and cells are kept")
+    parser.add_argument("--results", type=Path, help="the results file; named after the machine when left out")
+    parser.add_argument("--table", type=Path, help="write this Markdown file from what is on disk; runs nothing")
+    return parser.parse_args(arguments)
+
+
+def _cell(work: Path, variant: Variant, seed: int) -> None:
+    from adhere.recipe.evaluate import measure
+    from adhere.recipe.folder import finished
+    from adhere.recipe.inputs import build_judges, read_inputs
+    from adhere.recipe.load import parse_recipe
+    from adhere.recipe.train import train_recipe
+    from adhere.recipe.trained import load_trained
+
+    name = f"{variant.choice}-{variant.value}-{seed}".replace(" ", "_").replace("/", "_")
+    path, folder = work / "cells" / f"{name}.json", work / name
+    if path.exists():
+        return
+    start = time.monotonic()
+    text = files("adhere.recipe").joinpath("demo.yaml").read_text(encoding="utf-8")
+    recipe = parse_recipe(text, "demo.yaml", [f"seed={seed}", f"output_dir={json.dumps(str(folder))}", *variant.settings])
+    print(f"{name} ...", file=sys.stderr, flush=True)
+    train_recipe(recipe, resume=True)
+    policy = load_trained(folder, recipe)
+    inputs = read_inputs(recipe, policy.tokenizer, policy.context_length)
+    measured = measure(recipe, inputs, policy, name, build_judges(recipe)).measurements
+    tags = {"choice": variant.choice, "setting": variant.value, "seed": str(seed)}
+    rows = [{**each.to_row(), **tags} for each in measured if each.name in MEASURED]
+    seconds = float((finished(folder) or {}).get("train_seconds", 0.0))
+    rows.append({"name": "train_seconds", "value": seconds, "unit": "s", "n": recipe.training.max_steps, **tags})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"settings": variant.settings, "rows": rows}, indent=1, ensure_ascii=False), encoding="utf-8")
+    shutil.rmtree(folder)
+    rates = {row["name"]: round(row["value"], 4) for row in rows}
+    print(f"{name}: {time.monotonic() - start:.0f} s {rates}", file=sys.stderr, flush=True)
+
+
+def _results(work: Path) -> dict[str, Any]:
+    from adhere.recipe.manifest import machine, now, versions
+
+    cells = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((work / "cells").glob("*.json"))]
+    rows = [row for cell in cells for row in cell["rows"]]
+    return {
+        "benchmark": BENCHMARK,
+        "command": "python benchmarks/defaults.py",
+        "date": now(),
+        "machine": machine(),
+        "versions": versions(),
+        "seeds": sorted({int(row["seed"]) for row in rows}),
+        "rows": rows,
+    }
+
+
+def _table(results: dict[str, Any]) -> str:
+    raise SystemExit("not yet")
+
+
+def _machine_name() -> str:
+    return platform.node() or "machine"
+
+
+if __name__ == "__main__":
+    main()

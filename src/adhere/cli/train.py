@@ -1,0 +1,56 @@
+"""`adhere train`"""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adhere.cli.check import planned, show_plan
+from adhere.cli.interruption import resumable
+from adhere.cli.options import RecipeFile, Resume, Set
+from adhere.cli.progress import shown
+from adhere.cli.screen import command, say
+
+
+class Method(StrEnum):
+    """How to train: under the recipe's constraints, or plain fine-tuning on the same rows and steps."""
+
+    constrained = "constrained"
+    sft = "sft"
+
+
+def train(
+    context: typer.Context,
+    recipe: RecipeFile,
+    settings: Set = None,
+    method: Annotated[
+        Method | None,
+        typer.Option(metavar="METHOD", help="constrained, or sft (plain fine-tuning).", show_default="the recipe's"),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Folder of the run.", show_default="the recipe's"),
+    ] = None,
+    resume: Resume = False,
+) -> None:
+    """Train a recipe's model, or go on after a stop (--resume)."""
+    from adhere.recipe.load import load_recipe
+
+    overrides = [
+        *(settings or []),
+        *([f"method={method.value}"] if method is not None else []),
+        *([f"output_dir={json.dumps(str(output))}"] if output is not None else []),
+    ]
+    loaded = load_recipe(recipe, overrides)
+    with resumable(context, loaded.output_dir):
+        show_plan(planned(loaded, resume=resume))
+        from adhere.recipe.run import train_recipe
+
+        with shown() as progress:
+            folder = train_recipe(loaded, resume=resume, progress=progress)
+    say("", f"Model:    {folder / 'model'}")
+    say(f"Measure:  {command('evaluate', folder)}", f"Report:   {command('report', folder)}")

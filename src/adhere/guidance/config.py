@@ -1,0 +1,37 @@
+"""How guidance is made, as sections of a recipe; apart from what makes it, so that reading them needs no torch."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class FitConfig(BaseModel):
+    """How the auxiliary model is fitted in each iteration."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int = Field(4, ge=1, description="passes over the labelled sequences; the best by held-out loss is kept")
+    learning_rate: float = Field(1e-3, gt=0.0, description="peak learning rate of AdamW")
+    weight_decay: float = Field(0.01, ge=0.0, description="weight decay of AdamW")
+    batch_size: int = Field(32, ge=1, description="sequences a step")
+    td_lambda: float = Field(
+        0.9,
+        ge=0.0,
+        le=1.0,
+        description="a clean prefix learns this much of the final label, the rest of the next prefix",
+    )
+    consistency_weight: float = Field(1.0, ge=0.0, description="weight of forward consistency")
+    consistency_positions: int = Field(
+        768, ge=0, description="positions an iteration where forward consistency is asked; 4·V bytes each"
+    )
+    corpus_rows: int = Field(512, ge=0, description="labelled corpus rows that are fitted beside the samples")
+    held_out: float = Field(0.1, gt=0.0, lt=0.5, description="share of the sequences kept to stop early and to report")
+
+
+class RefreshConfig(BaseModel):
+    """How much is sampled for each guidance."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    samples: int = Field(256, ge=2, description="outputs sampled from the policy in each iteration")
+    samples_per_prompt: int = Field(1, ge=1, description="outputs drawn for each prompt")

@@ -1,0 +1,135 @@
+"""What NADO is fitted on: labelled token sequences with everything the language models have to say about them.
+
+The language models run once over the sequences; the epochs of the fit then touch the small model alone.
+
+    B batch · T time · V vocabulary · D width of the language model · C positions where forward consistency is asked
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from adhere.functional.nado import violated_from
+from adhere.models.frozen import FrozenModel, hidden_states, next_token_logits
+from adhere.records import LabelledSample, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One sequence: a prompt, an output, and what the oracles said of it.
+
+    `on_policy` is False for corpus rows: there R = C holds at the complete sequence whatever the policy, and the prefixes
+    learn from forward consistency and the value of the next prefix.
+    """
+
+    prompt_ids: tuple[int, ...]
+    output_ids: tuple[int, ...]
+    verdicts: dict[str, Verdict]
+    log_importance: float = 0.0
+    on_policy: bool = True
+
+    @classmethod
+    def of(cls, labelled: LabelledSample) -> Evidence:
+        """A sampled output as evidence."""
+        sample = labelled.sample
+        return cls(sample.prompt_ids, sample.output_ids, labelled.verdicts, sample.log_importance)
+
+    def violated_from(self, constraint: str) -> int:
+        """First prefix from which all longer ones violate; beyond the end when the output satisfies."""
+        prefix_scores = self.verdicts[constraint].prefix_scores
+        if prefix_scores is None:
+            return len(self.output_ids) + 1
+        return violated_from(prefix_scores)
+
+
+@dataclass(slots=True)
+class ReadEvidence:
+    """Evidence with the hidden states of the frozen model, and the policy's next-token distribution at some positions."""
+
+    evidence: Evidence
+    features_TD: Tensor | None  # None for a NADO that reads tokens
+    asked_C: list[int] = field(default_factory=list)
+    log_p_CV: Tensor | None = None
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        return self.evidence.prompt_ids + self.evidence.output_ids
+
+
+def read(
+    evidence: Sequence[Evidence],
+    reference: FrozenModel | None,
+    policy: PreTrainedModel,
+    *,
+    asked: int,
+    generator: torch.Generator,
+    known: dict[int, Tensor] | None = None,
+    batch_size: int = 32,
+) -> list[ReadEvidence]:
+    """Run the frozen model over all sequences, and the policy over some.
+
+    Args:
+        reference: the frozen model NADO reads; None when it reads tokens.
+        policy: the policy as it stands in this refresh (in inference dtype).
+        asked: number of positions, over all sequences, where the policy's distribution is kept for forward consistency.
+            They cost 4·V bytes each.
+        generator: chooses those positions.
+        known: features of evidence read before, by `id`; filled with those of the corpus rows, which come again in every
+            iteration while the frozen model stays the same.
+
+    Returns:
+        in the order given.
+    """
+    known = {} if known is None else known
+    done = [ReadEvidence(item, known.get(id(item))) for item in evidence]
+    order = sorted(range(len(done)), key=lambda i: len(done[i].tokens))
+    per_sequence = 4
+    chosen = torch.randperm(len(done), generator=generator)[: max(1, asked // per_sequence)].tolist() if asked else []
+    for index in chosen:
+        item = done[index].evidence
+        # Position P − 1 + i has seen i output tokens; the last output token has nothing after it.
+        steps = torch.randperm(max(len(item.output_ids), 1), generator=generator)[:per_sequence].tolist()
+        done[index].asked_C = [len(item.prompt_ids) - 1 + step for step in sorted(steps)]
+    unread = [done[i] for i in order if done[i].features_TD is None] if reference is not None else []
+    # Samples and corpus rows apart: whether the corpus is known already (not so after a resume) must not change what a
+    # sample is batched with, since that changes its features' last bits.
+    sampled = [item for item in unread if item.evidence.on_policy]
+    of_corpus = [item for item in unread if not item.evidence.on_policy]
+    for part in (*_parts(sampled, batch_size), *_parts(of_corpus, batch_size)):
+        assert reference is not None
+        with reference.lent() as model:
+            tokens_BT, mask_BT = pad(part, model.device)
+            features_BTD = hidden_states(model, tokens_BT, mask_BT)
+        for row, item in enumerate(part):
+            item.features_TD = features_BTD[row, : len(item.tokens)].clone()
+            if not item.evidence.on_policy:
+                known[id(item.evidence)] = item.features_TD
+    asked_items = [done[i] for i in order if done[i].asked_C]
+    with torch.no_grad():
+        for start in range(0, len(asked_items), batch_size):
+            part = asked_items[start : start + batch_size]
+            tokens_BT, mask_BT = pad(part, policy.device)
+            logits_BTV = next_token_logits(policy, tokens_BT, mask_BT)
+            for row, item in enumerate(part):
+                item.log_p_CV = torch.log_softmax(logits_BTV[row, item.asked_C].float(), -1)
+    return done
+
+
+def _parts(items: Sequence[ReadEvidence], size: int) -> list[Sequence[ReadEvidence]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def pad(items: Sequence[ReadEvidence], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Tokens and attention mask [B, T], padded on the right."""
+    length = max(len(item.tokens) for item in items)
+    tokens_BT = torch.zeros(len(items), length, dtype=torch.long)
+    mask_BT = torch.zeros(len(items), length, dtype=torch.long)
+    for row, item in enumerate(items):
+        tokens_BT[row, : len(item.tokens)] = torch.tensor(item.tokens)
+        mask_BT[row, : len(item.tokens)] = 1
+    return tokens_BT.to(device), mask_BT.to(device)

@@ -1,0 +1,239 @@
+"""Fit NADO to labelled sequences.
+
+loss = CE of R at every prefix, as value and as next-token term, against TD(λ) targets
+     + forward consistency at positions where the policy's distribution is known          (method.md §3)
+
+B batch · N output tokens · V vocabulary · D width of the language model · R rank
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adhere.errors import GuidanceError
+from adhere.functional.nado import forward_consistency, oracle_likelihood, td_targets
+from adhere.guidance.config import FitConfig
+from adhere.guidance.evidence import ReadEvidence, pad
+from adhere.guidance.quality import fit_quality
+from adhere.models.nado import Nado, NadoState
+
+
+@dataclass(slots=True)
+class FitResult:
+    """A fitted NADO, its optimiser's state, and what was measured on the held-out share."""
+
+    nado: Nado
+    optimizer: dict[str, Tensor]
+    quality: dict[str, float]
+
+
+def fit(
+    nado: Nado,
+    optimizer_state: dict[str, Tensor] | None,
+    evidence: Sequence[ReadEvidence],
+    constraint: str,
+    config: FitConfig,
+    generator: torch.Generator,
+    progress: Callable[[int, int], None] | None = None,
+) -> FitResult:
+    """Fit one constraint's NADO, going on from the weights and the optimiser it has.
+
+    Raises:
+        GuidanceError: all labels are equal, so there is nothing to tell apart.
+    """
+    judged = [item for item in evidence if item.evidence.verdicts[constraint].score is not None]
+    labels = [_score(item, constraint) for item in judged]
+    if not judged or max(labels) - min(labels) < 1e-6:
+        raise GuidanceError(_nothing_to_learn(constraint, labels))
+    train, held_out = _split(judged, config.held_out, generator)
+    device = next(nado.parameters()).device
+    if optimizer_state is None:
+        nado.start_at(sum(labels) / len(labels))
+    optimizer = torch.optim.AdamW(nado.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    if optimizer_state is not None:
+        load_optimizer(optimizer, optimizer_state)
+    steps_a_epoch = math.ceil(len(train) / config.batch_size)
+    total = steps_a_epoch * config.epochs
+    best_loss, best = _held_out_loss(nado, held_out, constraint, config), copy.deepcopy(nado.state_dict())
+    start_loss, best_epoch, step = best_loss, 0, 0
+    for epoch in range(1, config.epochs + 1):
+        nado.train()
+        order = torch.randperm(len(train), generator=generator).tolist()
+        for start in range(0, len(train), config.batch_size):
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * _warm_cosine(step, total)
+            loss = _loss(nado, [train[i] for i in order[start : start + config.batch_size]], constraint, config, device)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(nado.parameters(), 1.0)
+            optimizer.step()
+            step += 1
+            if progress is not None:
+                progress(step, total)
+        held_out_loss = _held_out_loss(nado, held_out, constraint, config)
+        if held_out_loss < best_loss:
+            best_loss, best, best_epoch = held_out_loss, copy.deepcopy(nado.state_dict()), epoch
+    nado.load_state_dict(best)
+    quality = fit_quality(*_predictions(nado, held_out, constraint, config))
+    quality |= {"held_out_loss": best_loss, "start_loss": start_loss, "best_epoch": float(best_epoch)}
+    quality |= {"sequences": float(len(judged)), "base_rate": sum(labels) / len(labels)}
+    return FitResult(nado.eval(), optimizer_tensors(optimizer), quality)
+
+
+@dataclass(slots=True)
+class _Read:
+    """A batch as NADO sees it: logits of R after 0 … N output tokens, as value and as next-token term."""
+
+    state: NadoState
+    value_BN: Tensor  # [B, N + 1]: after i = 0 … N output tokens
+    next_BN: Tensor  # [B, N]: after i = 1 … N, told from the prefix before
+    mask_BN: Tensor  # [B, N + 1], bool
+    score_B: Tensor
+    violated_from_B: Tensor
+    weight_B: Tensor
+
+
+def _read_batch(nado: Nado, items: Sequence[ReadEvidence], constraint: str, device: torch.device) -> _Read:
+    tokens_BT, attention_BT = pad(items, device)
+    if nado.reads_tokens:
+        features = tokens_BT
+    else:
+        features = torch.nn.utils.rnn.pad_sequence([_features(item) for item in items], batch_first=True).to(device)
+    state = nado(features, attention_BT)
+    lengths = [len(item.evidence.output_ids) for item in items]
+    prompt_B1 = torch.tensor([[len(item.evidence.prompt_ids)] for item in items], device=device)
+    step_1N = torch.arange(max(lengths) + 1, device=device)[None]
+    mask_BN = step_1N <= torch.tensor(lengths, device=device)[:, None]
+    position_BN = (prompt_B1 - 1 + step_1N).clamp_max(tokens_BT.shape[1] - 1)
+    value_BN = state.value_BT.gather(1, position_BN)
+    next_BT = nado.logits_of(NadoState(state.value_BT[:, :-1], state.key_BTR[:, :-1]), tokens_BT[:, 1:])
+    next_BN = next_BT.gather(1, position_BN[:, :-1].clamp_max(next_BT.shape[1] - 1))
+    weight_B = (
+        torch.tensor([item.evidence.log_importance for item in items], device=device).clamp_max(math.log(10)).exp()
+    )
+    return _Read(
+        state,
+        value_BN,
+        next_BN,
+        mask_BN,
+        torch.tensor([_score(item, constraint) for item in items], device=device),
+        torch.tensor([item.evidence.violated_from(constraint) for item in items], device=device),
+        weight_B,
+    )
+
+
+def _loss(
+    nado: Nado, items: Sequence[ReadEvidence], constraint: str, config: FitConfig, device: torch.device
+) -> Tensor:
+    batch = _read_batch(nado, items, constraint, device)
+    target_BN = td_targets(
+        batch.score_B, batch.value_BN.detach().sigmoid(), batch.violated_from_B, batch.mask_BN, config.td_lambda
+    )
+    weight_BN = batch.mask_BN * batch.weight_B[:, None]
+    loss = oracle_likelihood(batch.value_BN, target_BN, weight_BN)
+    loss = loss + oracle_likelihood(batch.next_BN, target_BN[:, 1:], weight_BN[:, 1:])
+    asked = [(row, item) for row, item in enumerate(items) if item.log_p_CV is not None]
+    if not asked or config.consistency_weight == 0:
+        return loss
+    row_C = torch.tensor([row for row, item in asked for _ in item.asked_C], device=device)
+    at_C = torch.tensor([position for _, item in asked for position in item.asked_C], device=device)
+    log_p_CV = torch.cat([item.log_p_CV for _, item in asked if item.log_p_CV is not None]).to(device)
+    value_C, key_CR = batch.state.value_BT[row_C, at_C], batch.state.key_BTR[row_C, at_C]
+    with torch.no_grad():  # the next-token side is the target of consistency: no gradient flows through it
+        logit_CV = nado.next_logits(value_C, key_CR)
+    return loss + config.consistency_weight * forward_consistency(log_p_CV, logit_CV, value_C)
+
+
+@torch.no_grad()
+def _predictions(
+    nado: Nado, items: Sequence[ReadEvidence], constraint: str, config: FitConfig
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(logit of R after every output token as told from the prefix before, final score, value logits), flat over tokens."""
+    nado.eval()
+    device = next(nado.parameters()).device
+    next_N, score_N, value_N = [], [], []
+    for start in range(0, len(items), config.batch_size):
+        batch = _read_batch(nado, items[start : start + config.batch_size], constraint, device)
+        mask_BN = batch.mask_BN[:, 1:]
+        next_N.append(batch.next_BN[mask_BN])
+        value_N.append(batch.value_BN[:, 1:][mask_BN])
+        score_N.append(batch.score_B[:, None].expand_as(mask_BN)[mask_BN])
+    return torch.cat(next_N).cpu(), torch.cat(score_N).cpu(), torch.cat(value_N).cpu()
+
+
+def _held_out_loss(nado: Nado, items: Sequence[ReadEvidence], constraint: str, config: FitConfig) -> float:
+    """Mean CE against the final labels: unbiased for R on on-policy sequences, whatever the TD mix."""
+    next_N, score_N, value_N = _predictions(nado, items, constraint, config)
+    ones_N = torch.ones_like(score_N)
+    return float(oracle_likelihood(next_N, score_N, ones_N) + oracle_likelihood(value_N, score_N, ones_N)) / 2
+
+
+def _split(
+    items: list[ReadEvidence], share: float, generator: torch.Generator
+) -> tuple[list[ReadEvidence], list[ReadEvidence]]:
+    """Training and held-out sequences; on-policy and corpus rows each give their share."""
+    train: list[ReadEvidence] = []
+    held_out: list[ReadEvidence] = []
+    for on_policy in (True, False):
+        part = [item for item in items if item.evidence.on_policy == on_policy]
+        order = torch.randperm(len(part), generator=generator).tolist()
+        cut = math.ceil(len(part) * share) if len(part) > 1 else 0
+        held_out += [part[i] for i in order[:cut]]
+        train += [part[i] for i in order[cut:]]
+    return train, held_out or train
+
+
+def _score(item: ReadEvidence, constraint: str) -> float:
+    score = item.evidence.verdicts[constraint].score
+    assert score is not None
+    return score
+
+
+def _features(item: ReadEvidence) -> Tensor:
+    assert item.features_TD is not None
+    return item.features_TD
+
+
+def _warm_cosine(step: int, total: int) -> float:
+    warm = max(1, total // 20)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+
+
+def _nothing_to_learn(constraint: str, labels: list[float]) -> str:
+    if not labels:
+        return (
+            f"constraint {constraint!r}: no output has a verdict, so there is nothing to learn from; look at the oracle"
+        )
+    said = "satisfies" if labels[0] >= 0.5 else "violates"
+    return (
+        f"constraint {constraint!r}: every one of {len(labels)} labelled outputs {said} it (score {labels[0]:g}), so nothing "
+        "tells good from bad. Check that the oracle reads the right way round (1 = satisfied); otherwise raise "
+        "guidance.samples, add corpus rows of the other kind (nado_fit.corpus_rows), or use prompts that bring it out"
+    )
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state as named tensors, so that safetensors can hold it."""
+    return {
+        f"{index}.{name}": value.detach().clone()
+        for index, entry in optimizer.state_dict()["state"].items()
+        for name, value in entry.items()
+    }
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put the state of `optimizer_tensors` back."""
+    state = optimizer.state_dict()
+    entries: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        entries.setdefault(int(index), {})[name] = value.clone()  # stepping changes it in place
+    optimizer.load_state_dict({"state": entries, "param_groups": state["param_groups"]})

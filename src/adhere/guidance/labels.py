@@ -1,0 +1,72 @@
+"""Ask the oracles about outputs, and about their prefixes where that tells where a violation happened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from adhere.guidance.constraint import Constraint
+from adhere.oracles.base import Oracle, judge
+from adhere.records import Verdict
+
+
+def label(
+    constraints: Sequence[Constraint],
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    outputs: Sequence[str],
+    output_ids: Sequence[Sequence[int]],
+) -> list[dict[str, Verdict]]:
+    """The verdict of every constraint on every output.
+
+    Args:
+        constraints: whose oracles are asked, one call each for the outputs and, if prefix-closed, one for the prefixes.
+        prompts, outputs: the texts.
+        output_ids: the outputs' tokens, whose prefixes are decoded for prefix-closed oracles.
+
+    Raises:
+        OracleError: an oracle broke its contract.
+    """
+    labelled: list[dict[str, Verdict]] = [{} for _ in outputs]
+    for constraint in constraints:
+        scores = judge(constraint.oracle, prompts, outputs)
+        prefix_scores: Sequence[tuple[float, ...] | None] = [None] * len(outputs)
+        if constraint.oracle.prefix_closed:
+            prefix_scores = _prefix_scores(constraint.oracle, tokenizer, prompts, output_ids, scores)
+        for row, score in enumerate(scores):
+            labelled[row][constraint.name] = Verdict(score, prefix_scores[row])
+    return labelled
+
+
+def _prefix_scores(
+    oracle: Oracle,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    output_ids: Sequence[Sequence[int]],
+    scores: Sequence[float | None],
+) -> list[tuple[float, ...] | None]:
+    """Scores of the text after 0, 1, …, N output tokens, the last one being the output's own score.
+
+    Only outputs that violate are asked about: in the others no prefix of a prefix-closed oracle is settled.
+    """
+    asked: dict[tuple[str, str], None] = {}
+    texts: list[list[tuple[str, str]] | None] = []
+    for prompt, ids, score in zip(prompts, output_ids, scores, strict=True):
+        if score is None or score >= 0.5:
+            texts.append(None)
+            continue
+        prefixes = tokenizer.batch_decode([list(ids[:end]) for end in range(len(ids))], skip_special_tokens=True)
+        keys = [(prompt if oracle.judges_prompt else "", prefix) for prefix in prefixes]
+        asked.update(dict.fromkeys(keys))
+        texts.append(keys)
+    pairs = list(asked)
+    verdicts = dict(zip(pairs, judge(oracle, [p for p, _ in pairs], [o for _, o in pairs]), strict=True))
+    found: list[tuple[float, ...] | None] = []
+    for keys, score in zip(texts, scores, strict=True):
+        if keys is None or score is None:
+            found.append(None)
+        else:
+            # A prefix without a verdict settles nothing: it counts as still satisfied.
+            found.append((*(1.0 if (v := verdicts[key]) is None else v for key in keys), score))
+    return found

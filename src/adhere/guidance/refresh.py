@@ -1,0 +1,194 @@
+"""One refresh: sample the policy, label the outputs, fit the next guidance. Every part is on disk before the next begins."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from adhere.data.sample_store import SampleStore
+from adhere.errors import GuidanceError, RunFolderError
+from adhere.guidance.config import FitConfig, RefreshConfig
+from adhere.guidance.constraint import Constraint
+from adhere.guidance.evidence import Evidence, read
+from adhere.guidance.fit import fit
+from adhere.guidance.guidance import Guidance, generator_for
+from adhere.guidance.labels import label
+from adhere.models.frozen import FrozenModel
+from adhere.models.nado import build_nado
+from adhere.models.nado_config import NadoConfig
+from adhere.records import GuidanceVersion, LabelledSample, Prompt, Sample
+from adhere.sampling.sampler import SamplingConfig, TransformersSampler
+
+Report = Callable[[str, dict[str, Any]], None]
+"""Called with the name of what happened and its numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Which guidance is wanted: of which iteration, made from the policy as it stood at which step, asked at which step."""
+
+    iteration: int
+    policy_step: int
+    step: int
+    previous: Guidance | None
+
+
+@dataclass(slots=True)
+class Refresher:
+    """Makes guidance from the policy as it stands.
+
+    Args:
+        tokenizer: the policy's.
+        reference: the model before fine-tuning, held still: NADO reads its hidden states or its token embeddings.
+        constraints: what is labelled and fitted.
+        prompts: what is sampled from; each iteration takes its own share in a seeded order.
+        corpus: labelled corpus rows, fitted beside the samples.
+        folder: the run folder.
+        report: told of every part, with numbers.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    reference: FrozenModel
+    constraints: Sequence[Constraint]
+    prompts: Sequence[Prompt]
+    corpus: Sequence[Evidence]
+    folder: Path
+    sampling: SamplingConfig
+    refresh: RefreshConfig
+    nado: NadoConfig
+    fitting: FitConfig
+    seed: int
+    report: Report
+    known: dict[int, Tensor] = field(default_factory=dict)  # features of the corpus rows, read once
+
+    def run(self, request: Request, policy: PreTrainedModel) -> Guidance:
+        """Sample, label and fit, going on where a stopped run left off.
+
+        Args:
+            request: which guidance.
+            policy: the policy as it stands, in the dtype it is to be sampled in.
+
+        Raises:
+            GuidanceError: nothing to tell good from bad, in the first iteration.
+            OracleError, RunFolderError: from labelling and from the disk.
+        """
+        folder = self.guidance_folder(request.iteration)
+        if Guidance.exists(folder):
+            return Guidance.load(folder, self.reference.embeddings_VD)
+        if request.step != request.policy_step:
+            raise RunFolderError(
+                f"{folder} is missing, and the policy has moved on from step {request.policy_step} to {request.step}, so it "
+                "cannot be made again; resume from an earlier checkpoint or start afresh in another folder"
+            )
+        samples = self._sample(request, policy)
+        labelled = self._label(request, samples)
+        guidance = self._fit(request, policy, labelled)
+        guidance.save(folder)
+        return guidance
+
+    def guidance_folder(self, iteration: int) -> Path:
+        """Where the guidance of an iteration lies."""
+        return self.folder / "guidance" / f"iteration-{iteration:04d}"
+
+    def labelled(self, iteration: int) -> list[LabelledSample]:
+        """The labelled samples of an iteration, from disk."""
+        return SampleStore(self.folder).labelled(iteration)
+
+    def _share(self, iteration: int) -> list[Prompt]:
+        wanted = -(-self.refresh.samples // self.refresh.samples_per_prompt)
+        prompts: list[Prompt] = []
+        for lap in range(-(-wanted // len(self.prompts))):
+            order = torch.randperm(len(self.prompts), generator=generator_for(self.seed, iteration, lap, 11)).tolist()
+            # A prompt asked again gets another index, so that its samples differ.
+            prompts += [
+                Prompt(self.prompts[i].index + lap * 1_000_000_007, self.prompts[i].text, self.prompts[i].domain)
+                for i in order
+            ]
+        return prompts[:wanted]
+
+    def _sample(self, request: Request, policy: PreTrainedModel) -> list[Sample]:
+        store = SampleStore(self.folder)
+        sampler = TransformersSampler(policy, self.tokenizer, self.sampling)
+        batches = sampler.plan(self._share(request.iteration), self.refresh.samples_per_prompt)
+        header = self._header(request, len(batches))
+        writer = store.begin("samples", request.iteration, header)
+        for batch in batches[writer.done :]:
+            writer.append(batch.number, sampler.draw(batch, seed=self.seed * 1_000_003 + request.iteration))
+            self.report("sampled", {"batch": batch.number + 1, "batches": len(batches)})
+        writer.finish()
+        return store.samples(request.iteration)
+
+    def _label(self, request: Request, samples: Sequence[Sample]) -> list[LabelledSample]:
+        store = SampleStore(self.folder)
+        size = max(1, self.sampling.batch_size)
+        starts = range(0, len(samples), size)
+        writer = store.begin("labels", request.iteration, self._header(request, len(starts)))
+        for number in range(writer.done, len(starts)):
+            part = samples[number * size : (number + 1) * size]
+            verdicts = label(
+                self.constraints,
+                self.tokenizer,
+                [s.prompt for s in part],
+                [s.output for s in part],
+                [s.output_ids for s in part],
+            )
+            writer.append(number, [LabelledSample(s, v) for s, v in zip(part, verdicts, strict=True)])
+        writer.finish()
+        labelled = store.labelled(request.iteration)
+        self.report("labelled", {"iteration": request.iteration, "outputs": len(labelled)})
+        return labelled
+
+    def _fit(self, request: Request, policy: PreTrainedModel, labelled: Sequence[LabelledSample]) -> Guidance:
+        evidence = [*(Evidence.of(sample) for sample in labelled), *self.corpus]
+        generator = generator_for(self.seed, request.iteration, 23)
+        ready = read(
+            evidence,
+            None if self.nado.shape == "own" else self.reference,
+            policy,
+            asked=self.fitting.consistency_positions if self.fitting.consistency_weight else 0,
+            generator=generator,
+            known=self.known,
+        )
+        self.report("read", {"sequences": len(ready)})
+        nados, optimizers, quality = {}, {}, {}
+        for number, constraint in enumerate(self.constraints):
+            name = constraint.name
+            nado = build_nado(self.nado, self.reference.embeddings_VD, seed=self.seed * 101 + number)
+            state = None
+            if request.previous is not None:
+                nado.load_state_dict(request.previous.nados[name].state_dict())
+                state = request.previous.optimizers[name]
+            try:
+                with torch.enable_grad():
+                    result = fit(nado, state, ready, name, self.fitting, generator)
+            except GuidanceError as error:
+                if request.previous is None or state is None:
+                    raise
+                self.report("kept", {"constraint": name, "why": str(error)})
+                nados[name], optimizers[name] = request.previous.nados[name], state
+                quality[name] = request.previous.version.quality[name]
+                continue
+            nados[name], optimizers[name], quality[name] = result.nado, result.optimizer, result.quality
+            self.report("fitted", {"constraint": name, **result.quality})
+        version = GuidanceVersion(request.iteration, request.policy_step, quality)
+        for nado in nados.values():
+            nado.freeze()
+        return Guidance(version, nados, optimizers)
+
+    def _header(self, request: Request, batches: int) -> dict[str, Any]:
+        settings = {
+            "sampling": self.sampling.model_dump(),
+            "refresh": self.refresh.model_dump(),
+            "oracles": [[c.name, c.oracle.name, c.oracle.version] for c in self.constraints],
+            "prompts": [[p.index, p.text] for p in self.prompts],
+            "seed": self.seed,
+        }
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+        return {"policy_step": request.policy_step, "fingerprint": digest, "batches": batches}

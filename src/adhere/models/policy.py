@@ -1,0 +1,229 @@
+"""The language model being trained, and its tokenizer: loading, adapters, snapshots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from adhere.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftConfig
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class LoraSection(BaseModel):
+    """A LoRA adapter (PEFT) instead of full fine-tuning."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    r: int = Field(16, ge=1, description="rank of the adapter")
+    alpha: int = Field(32, ge=1, description="scale of the adapter; the update is multiplied by alpha / r")
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="dropout on the adapter's input")
+    target_modules: list[str] | Literal["all-linear"] = Field(
+        "all-linear", description="which modules get an adapter: names, or all-linear"
+    )
+
+
+class ModelConfig(BaseModel):
+    """Which model is trained, and how much of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field(description="a folder, a hub id, or `embedded` for the demo's SmolLM2-135M-Instruct")
+    revision: str | None = Field(None, description="branch, tag or commit on the hub")
+    gguf_file: str | None = Field(None, description="name of a GGUF file in that folder or repository")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "float32", description="dtype the weights are held in; with training.bf16 the arithmetic is bfloat16 anyway"
+    )
+    lora: LoraSection | None = Field(None, description="train an adapter instead of all weights")
+    quantization: Literal["4bit", "8bit"] | None = Field(
+        None, description="bitsandbytes quantisation of the frozen weights (QLoRA); needs `lora`"
+    )
+    trust_remote_code: bool = Field(
+        False, description="run Python code that comes with the model: only if you trust it"
+    )
+
+
+@dataclass
+class Policy:
+    """A causal language model with the tokenizer that belongs to it."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def context_length(self) -> int:
+        """Longest sequence the model takes, in tokens."""
+        return int(getattr(self.model.config, "max_position_embeddings", 0) or 1_000_000)
+
+    @property
+    def has_adapter(self) -> bool:
+        return hasattr(self.model, "peft_config")
+
+
+def load_policy(config: ModelConfig, seed: int = 0) -> Policy:
+    """Load the model and tokenizer, and put the adapter on where one is asked for.
+
+    Args:
+        config: what to load.
+        seed: seeds the adapter's initial weights.
+
+    Raises:
+        ModelError: no such folder, no weights in it, no tokenizer, quantisation without an adapter, or a package that is
+            missing.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if config.quantization and config.lora is None:
+        raise ModelError("model.quantization needs model.lora: quantised weights cannot be trained themselves")
+    path = locate(config)
+    source = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    if config.gguf_file:
+        source["gguf_file"] = config.gguf_file
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **source)
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=config.dtype, quantization_config=_quantization(config), **_safetensors(config), **source
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(
+            f"model.path {config.path!r} cannot be loaded: {str(error).strip().splitlines()[0]}"
+        ) from error
+    if config.lora is not None:
+        model = add_adapter(model, peft_config(config.lora), quantized=config.quantization is not None, seed=seed)
+    return Policy(model, prepare_tokenizer(tokenizer))
+
+
+def add_adapter(
+    model: PreTrainedModel, config: PeftConfig, *, quantized: bool = False, seed: int = 0
+) -> PreTrainedModel:
+    """Put a PEFT adapter on the model, with initial weights that depend on the seed alone."""
+    import torch
+    from peft import get_peft_model, prepare_model_for_kbit_training
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if quantized:
+            model = prepare_model_for_kbit_training(model)
+        return get_peft_model(model, config)  # type: ignore[return-value]
+
+
+def peft_config(section: LoraSection) -> PeftConfig:
+    """The PEFT configuration of a recipe's `lora` section."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=section.r,
+        lora_alpha=section.alpha,
+        lora_dropout=section.dropout,
+        target_modules=section.target_modules,
+        task_type="CAUSAL_LM",
+    )
+
+
+def as_policy(
+    model: str | PreTrainedModel | Policy,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    adapter: PeftConfig | None = None,
+    seed: int = 0,
+) -> Policy:
+    """What a user hands to a trainer, as a policy.
+
+    Raises:
+        ModelError: a loaded model without its tokenizer, or a model that cannot be loaded.
+    """
+    if isinstance(model, str):
+        model = load_policy(ModelConfig(path=model), seed)
+    if not isinstance(model, Policy):
+        if tokenizer is None:
+            raise ModelError(
+                "processing_class must be the tokenizer of the model; it is only optional for a hub id or folder"
+            )
+        model = Policy(model, prepare_tokenizer(tokenizer))
+    if adapter is not None:
+        model = Policy(add_adapter(model.model, adapter, seed=seed), model.tokenizer)
+    return model
+
+
+def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Give a tokenizer without a pad token its end-of-sequence token for one.
+
+    Every loss here is masked by length and not by token id, so the real end of a sequence keeps its label.
+
+    Raises:
+        ModelError: the tokenizer has no end-of-sequence token, so no output could ever end.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"the tokenizer {tokenizer.name_or_path!r} has no end-of-sequence token; set eos_token in its "
+            "tokenizer_config.json, otherwise no output can end"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def snapshot(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The weights that training changes, copied: the adapter alone where there is one."""
+    return {name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def locate(config: ModelConfig) -> str:
+    """A path that transformers understands; for a folder only once it holds what a model is made of.
+
+    Raises:
+        ModelError: no such folder, or no safetensors weights or config.json in it.
+        DownloadError: the demo's model cannot be fetched.
+    """
+    if config.path == "embedded":
+        from adhere.models.embedded import embedded_model
+
+        return str(embedded_model())
+    folder = Path(config.path).expanduser()
+    if not folder.exists():
+        if config.path.startswith((".", "/", "~")):
+            raise ModelError(f"model.path {config.path!r} does not exist; give a folder or a hub id")
+        return config.path
+    if not folder.is_dir():
+        raise ModelError(
+            f"model.path {config.path!r} is a file; give the folder it is in (and model.gguf_file for GGUF)"
+        )
+    wanted = [config.gguf_file] if config.gguf_file else ["*.safetensors"]
+    if not any(any(folder.glob(pattern)) for pattern in wanted):
+        found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+        raise ModelError(
+            f"model.path {config.path!r} holds no weights: looked for {wanted[0]}, found {found}; pickled weights "
+            "(*.bin) are not read, convert them to safetensors first"
+        )
+    if not (config.gguf_file or (folder / "config.json").exists()):
+        raise ModelError(f"model.path {config.path!r} holds no config.json, so it is not a transformers model")
+    return str(folder)
+
+
+def _safetensors(config: ModelConfig) -> dict[str, bool]:
+    return {} if config.gguf_file else {"use_safetensors": True}
+
+
+def _quantization(config: ModelConfig) -> object | None:
+    if config.gguf_file:
+        from transformers import GgufConfig
+
+        return GgufConfig(dequantize=True)
+    if config.quantization is None:
+        return None
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if config.quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)

@@ -1,0 +1,73 @@
+"""Combinations of oracles: `a & b` (the lesser score), `a | b` (the greater), `~a` (1 − score).
+
+An oracle without a verdict leaves the combination without one only where that decides: `0 & None` is 0, `1 | None` 1.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+from adhere.oracles.base import Oracle, judge
+from adhere.oracles.version import version_of
+
+
+class _Pair(Oracle):
+    """Two oracles and the symbol between them."""
+
+    symbol: str
+
+    def __init__(self, left: Oracle, right: Oracle) -> None:
+        self.left = left
+        self.right = right
+        self.name = f" {self.symbol} ".join(self._part(oracle) for oracle in (left, right))
+        self.version = version_of(symbol=self.symbol, left=[left.name, left.version], right=[right.name, right.version])
+        # a & b is violated when either is, a | b when both are; either way it stays so when both stay so.
+        self.prefix_closed = left.prefix_closed and right.prefix_closed
+        self.judges_prompt = left.judges_prompt or right.judges_prompt
+
+    def _part(self, oracle: Oracle) -> str:
+        return f"({oracle.name})" if isinstance(oracle, _Pair) and oracle.symbol != self.symbol else oracle.name
+
+    def score(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[float | None]:
+        left, right = judge(self.left, prompts, outputs), judge(self.right, prompts, outputs)
+        return [self.combine(a, b) for a, b in zip(left, right, strict=True)]
+
+    @abstractmethod
+    def combine(self, a: float | None, b: float | None) -> float | None:
+        """The score of the combination from the scores of its parts."""
+
+
+class And(_Pair):
+    """Satisfied as much as the less satisfied of the two."""
+
+    symbol = "&"
+
+    def combine(self, a: float | None, b: float | None) -> float | None:
+        if a is None or b is None:
+            return 0.0 if 0.0 in (a, b) else None
+        return min(a, b)
+
+
+class Or(_Pair):
+    """Satisfied as much as the more satisfied of the two."""
+
+    symbol = "|"
+
+    def combine(self, a: float | None, b: float | None) -> float | None:
+        if a is None or b is None:
+            return 1.0 if 1.0 in (a, b) else None
+        return max(a, b)
+
+
+class Not(Oracle):
+    """Satisfied as much as the other is violated. Never prefix-closed: what is satisfied now may be violated later."""
+
+    def __init__(self, oracle: Oracle) -> None:
+        self.oracle = oracle
+        self.name = f"~({oracle.name})" if isinstance(oracle, _Pair) else f"~{oracle.name}"
+        self.version = version_of(symbol="~", oracle=[oracle.name, oracle.version])
+        self.judges_prompt = oracle.judges_prompt
+
+    def score(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[float | None]:
+        return [None if score is None else 1.0 - score for score in judge(self.oracle, prompts, outputs)]

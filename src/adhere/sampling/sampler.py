@@ -1,0 +1,207 @@
+"""Draw outputs from the policy.
+
+Reproducible per prompt whatever the batch: every sample has its own stream of uniforms, seeded by (seed, prompt, replicate),
+and each token is the inverse of the cumulative distribution at the next uniform. (Arithmetic may still differ in the last
+bit with the batch's shape; the batches are planned from the prompts alone, so a resumed run repeats them exactly.)
+
+    B batch · V vocabulary
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from adhere.data.tokenization import encode_prompt
+from adhere.errors import CorpusError
+from adhere.records import Prompt, Sample
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
+
+    from adhere.sampling.choice import InverseCdfChoice
+
+
+class SamplingConfig(BaseModel):
+    """How outputs are drawn. Left alone, they are true samples of the model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_new_tokens: int = Field(64, ge=1, description="longest output, in tokens")
+    batch_size: int = Field(64, ge=1, description="outputs drawn at the same time")
+    temperature: float = Field(
+        1.0, gt=0.0, description="1 samples the model as it is; otherwise importance weights are kept"
+    )
+    top_p: float = Field(1.0, gt=0.0, le=1.0, description="nucleus sampling; 1 is off")
+    top_k: int = Field(0, ge=0, description="keep the k likeliest tokens; 0 is off")
+
+    @property
+    def untruncated(self) -> bool:
+        """True when outputs are samples of the model itself."""
+        return self.temperature == 1.0 and self.top_p == 1.0 and self.top_k == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Prompts drawn together: the same for the same prompts, so that a stopped run can go on at a batch's boundary."""
+
+    number: int
+    items: tuple[tuple[Prompt, int], ...]  # (prompt, replicate)
+    prompt_ids: tuple[tuple[int, ...], ...]
+
+
+class Sampler(Protocol):
+    """Draws outputs batch by batch. `TransformersSampler` is the one that is always there."""
+
+    def plan(self, prompts: Sequence[Prompt], samples_per_prompt: int = 1) -> list[Batch]:
+        """The batches in which these prompts will be sampled."""
+        ...
+
+    def draw(self, batch: Batch, seed: int) -> list[Sample]:
+        """Sample one batch, in the order of its items."""
+        ...
+
+
+class TransformersSampler:
+    """Samples with transformers' `generate`.
+
+    Args:
+        model: the model to sample from, as it is now; put in eval mode for the time of a call.
+        tokenizer: its tokenizer.
+        config: how.
+        guide: makes the LogitsProcessor of decode-time guidance from a batch's prompt mask [B, T] (`NadoGuide`).
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        config: SamplingConfig,
+        guide: Callable[[Tensor], LogitsProcessor] | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.config, self.guide = model, tokenizer, config, guide
+
+    def plan(self, prompts: Sequence[Prompt], samples_per_prompt: int = 1) -> list[Batch]:
+        """Prompts of similar length go together, so that little is padded.
+
+        Raises:
+            CorpusError: a prompt and `max_new_tokens` together are longer than the model's context.
+        """
+        limit = int(getattr(self.model.config, "max_position_embeddings", 0) or 1_000_000)
+        encoded = {}
+        for prompt in prompts:
+            ids = tuple(encode_prompt(self.tokenizer, prompt.text))
+            if len(ids) + self.config.max_new_tokens > limit:
+                raise CorpusError(
+                    f"prompt {prompt.index} ({prompt.text[:40]!r}…) has {len(ids)} tokens; with sampling.max_new_tokens = "
+                    f"{self.config.max_new_tokens} it exceeds the model's context of {limit}; shorten the prompt, or lower "
+                    "sampling.max_new_tokens or corpus.max_prompt_length"
+                )
+            encoded[prompt.index] = ids
+        items = [(prompt, replicate) for prompt in prompts for replicate in range(samples_per_prompt)]
+        items.sort(key=lambda item: (len(encoded[item[0].index]), item[0].index, item[1]))
+        size = self.config.batch_size
+        chunks = [items[start : start + size] for start in range(0, len(items), size)]
+        return [
+            Batch(number, tuple(chunk), tuple(encoded[prompt.index] for prompt, _ in chunk))
+            for number, chunk in enumerate(chunks)
+        ]
+
+    def draw(self, batch: Batch, seed: int) -> list[Sample]:
+        """Sample one batch, in the order of its items."""
+        import torch
+        from transformers import GenerationConfig, LogitsProcessorList
+
+        from adhere.sampling.choice import InverseCdfChoice
+
+        length = max(map(len, batch.prompt_ids))
+        pad, eos = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
+        ids = [[pad] * (length - len(row)) + list(row) for row in batch.prompt_ids]
+        uniforms_BT = np.stack(
+            [
+                np.random.default_rng([seed, prompt.index, replicate]).random(self.config.max_new_tokens)
+                for prompt, replicate in batch.items
+            ]
+        )
+        device = self.model.device
+        prompt_mask = torch.tensor(
+            [[0] * (length - len(row)) + [1] * len(row) for row in batch.prompt_ids], device=device
+        )
+        choice = InverseCdfChoice(
+            torch.from_numpy(uniforms_BT).to(device), self.config, self.guide and self.guide(prompt_mask)
+        )
+        settings = GenerationConfig(
+            max_new_tokens=self.config.max_new_tokens, do_sample=False, num_beams=1, pad_token_id=pad, eos_token_id=eos,
+            bos_token_id=self.tokenizer.bos_token_id, use_cache=True,
+        )  # fmt: skip
+        training = self.model.training
+        self.model.eval()
+        # Prefill hands the head a strided slice, which torch on CPU multiplies with frozen bfloat16 weights as a batch of
+        # one-row products, a hundred times slower than a contiguous copy.
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
+        try:
+            with torch.inference_mode():
+                output_BT = self.model.generate(
+                    input_ids=torch.tensor(ids, device=device),
+                    attention_mask=prompt_mask,
+                    generation_config=settings,
+                    logits_processor=LogitsProcessorList([choice]),
+                )
+        finally:
+            hook.remove()
+            self.model.train(training)
+        return self._samples(batch, output_BT[:, length:].tolist(), choice, eos)
+
+    def _samples(self, batch: Batch, outputs: list[list[int]], choice: InverseCdfChoice, eos: int) -> list[Sample]:
+        log_p_BT, log_s_BT = choice.log_probabilities()
+        samples = []
+        for row, ((prompt, replicate), output) in enumerate(zip(batch.items, outputs, strict=True)):
+            finished = eos in output
+            kept = output[: output.index(eos) + 1] if finished else output
+            log_p = float(log_p_BT[row, : len(kept)].sum())
+            samples.append(
+                Sample(
+                    prompt_index=prompt.index,
+                    replicate=replicate,
+                    prompt=prompt.text,
+                    output=self.tokenizer.decode(kept, skip_special_tokens=True),
+                    prompt_ids=batch.prompt_ids[row],
+                    output_ids=tuple(kept),
+                    finished=finished,
+                    log_probability=log_p,
+                    log_importance=0.0
+                    if self.config.untruncated and self.guide is None
+                    else log_p - float(log_s_BT[row, : len(kept)].sum()),
+                    domain=prompt.domain,
+                )
+            )
+        return samples
+
+
+def draw_all(
+    sampler: Sampler,
+    prompts: Sequence[Prompt],
+    *,
+    seed: int,
+    samples_per_prompt: int = 1,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> Iterator[Sample]:
+    """Sample every prompt, batch after batch.
+
+    Args:
+        progress: called after each batch with (outputs drawn, outputs to draw, tokens per second so far).
+    """
+    batches = sampler.plan(prompts, samples_per_prompt)
+    total, drawn, tokens, start = len(prompts) * samples_per_prompt, 0, 0, time.monotonic()
+    for batch in batches:
+        samples = sampler.draw(batch, seed)
+        drawn, tokens = drawn + len(samples), tokens + sum(len(s.output_ids) for s in samples)
+        if progress is not None:
+            progress(drawn, total, tokens / max(time.monotonic() - start, 1e-9))
+        yield from samples

@@ -1,0 +1,74 @@
+"""Settings of a constrained training run: transformers' `TrainingArguments` and a few of our own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from transformers import TrainingArguments
+
+from adhere.errors import RecipeError
+from adhere.guidance.config import FitConfig, RefreshConfig
+from adhere.models.nado_config import NadoConfig
+from adhere.sampling.sampler import SamplingConfig
+from adhere.training.method_config import Anchor, MethodConfig, Positions, ScheduleName, ViolatingRows
+
+
+def _choice(name: str) -> Any:
+    """A choice of the method as a field here: its default and its help stand in `MethodConfig`."""
+    declared = MethodConfig.model_fields[name]
+    return field(default=declared.default, metadata={"help": declared.description})
+
+
+@dataclass
+class ConstrainedConfig(TrainingArguments):
+    """`TrainingArguments` with the choices of the method; `output_dir` is the run folder."""
+
+    schedule: str = _choice("schedule")
+    iterations: int = _choice("iterations")
+    anchor: str = _choice("anchor")
+    positions: str = _choice("positions")
+    violating_rows: str = _choice("violating_rows")
+    prefix_weight_clip: float = _choice("prefix_weight_clip")
+    max_length: int = field(default=512, metadata={"help": "longest training sequence, in tokens"})
+    max_prompt_length: int | None = field(
+        default=None, metadata={"help": "longest prompt, in tokens; half of max_length"}
+    )
+    prompt_words: int = field(default=4, metadata={"help": "a `text` row's first words, which prompt the rest"})
+    sampling: SamplingConfig = field(default_factory=SamplingConfig, metadata={"help": "how outputs are drawn"})
+    refresh: RefreshConfig = field(default_factory=RefreshConfig, metadata={"help": "how much is sampled"})
+    nado: NadoConfig = field(default_factory=NadoConfig, metadata={"help": "shape of the auxiliary model"})
+    nado_fit: FitConfig = field(default_factory=FitConfig, metadata={"help": "how the auxiliary model is fitted"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, choices in (
+            ("anchor", Anchor), ("positions", Positions), ("violating_rows", ViolatingRows), ("schedule", ScheduleName),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value not in get_args(choices):
+                raise RecipeError(f"{name} must be one of {', '.join(get_args(choices))}; got {value!r}")
+        if self.iterations < 1:
+            raise RecipeError(f"iterations must be at least 1, got {self.iterations}")
+        if self.prefix_weight_clip < 1:
+            raise RecipeError(f"prefix_weight_clip must be at least 1, got {self.prefix_weight_clip}")
+        if self.save_total_limit is not None and self.save_total_limit < 2:
+            raise RecipeError(
+                f"save_total_limit must be at least 2, got {self.save_total_limit}: with fewer, a crash while a checkpoint is "
+                "written can leave none"
+            )
+        if self.remove_unused_columns:
+            self.remove_unused_columns = False  # the collator reads columns that the model does not
+        for name, section in (
+            ("sampling", SamplingConfig), ("refresh", RefreshConfig), ("nado", NadoConfig), ("nado_fit", FitConfig),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if isinstance(value, dict):
+                setattr(self, name, section(**value))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `TrainingArguments.to_dict`, with our sections as plain dictionaries."""
+        described = super().to_dict()
+        for name in ("sampling", "refresh", "nado", "nado_fit"):
+            described[name] = getattr(self, name).model_dump()
+        return described

@@ -1,0 +1,116 @@
+"""What the oracles say of the corpus: for rows left to the regulariser, and as evidence for NADO."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from adhere.files import write_text_atomic
+from adhere.guidance.constraint import Constraint
+from adhere.guidance.evidence import Evidence
+from adhere.guidance.guidance import generator_for
+from adhere.guidance.labels import label
+from adhere.oracles.base import violates
+from adhere.records import Verdict
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+CHUNK = 1024
+
+
+class CorpusLabels:
+    """Verdicts on tokenised corpus rows, kept in `labels/corpus.jsonl` of the run folder.
+
+    Args:
+        rows: the tokenised training rows.
+        constraints: whose oracles are asked.
+        tokenizer: decodes the prefixes that prefix-closed oracles are asked about.
+        folder: the run folder.
+    """
+
+    def __init__(
+        self, rows: Dataset, constraints: Sequence[Constraint], tokenizer: PreTrainedTokenizerBase, folder: Path
+    ) -> None:
+        self._rows, self._constraints, self._tokenizer = rows, constraints, tokenizer
+        self._path = folder / "labels" / "corpus.jsonl"
+        self._verdicts: dict[int, dict[str, Verdict]] = self._read()
+
+    def violating(self) -> set[int]:
+        """Numbers (`row`) of the rows that violate any constraint; a row without a verdict does not count as violating."""
+        self._label(range(len(self._rows)))
+        return {
+            self._number(position)
+            for position in range(len(self._rows))
+            if any(v.score is not None and violates(v.score) for v in self._verdicts[self._number(position)].values())
+        }
+
+    def evidence(self, count: int, seed: int) -> list[Evidence]:
+        """`count` rows in a seeded order, as sequences for NADO."""
+        order = torch.randperm(len(self._rows), generator=generator_for(seed, 41)).tolist()[:count]
+        self._label(order)
+        chosen = []
+        for position in order:
+            row = self._rows[position]
+            cut = row["prompt_length"]
+            chosen.append(
+                Evidence(
+                    tuple(row["input_ids"][:cut]),
+                    tuple(row["input_ids"][cut:]),
+                    self._verdicts[row["row"]],
+                    on_policy=False,
+                )
+            )
+        return chosen
+
+    def _label(self, positions: Sequence[int]) -> None:
+        missing = [position for position in positions if self._number(position) not in self._verdicts]
+        for start in range(0, len(missing), CHUNK):
+            part = [self._rows[position] for position in missing[start : start + CHUNK]]
+            verdicts = label(
+                self._constraints,
+                self._tokenizer,
+                [row["prompt"] for row in part],
+                [row["completion"] for row in part],
+                [row["input_ids"][row["prompt_length"] :] for row in part],
+            )
+            self._verdicts.update({row["row"]: found for row, found in zip(part, verdicts, strict=True)})
+        if missing:
+            self._write()
+
+    def _number(self, position: int) -> int:
+        return int(self._rows[position]["row"])
+
+    def _fingerprint(self) -> dict[str, Any]:
+        return {
+            "oracles": [[c.name, c.oracle.name, c.oracle.version] for c in self._constraints],
+            "rows": len(self._rows),
+        }
+
+    def _read(self) -> dict[int, dict[str, Verdict]]:
+        if not self._path.exists():
+            return {}
+        lines = self._path.read_text(encoding="utf-8").splitlines()
+        if json.loads(lines[0]) != self._fingerprint():
+            return {}
+        verdicts = {}
+        for line in lines[1:]:
+            said = json.loads(line)
+            verdicts[said["row"]] = {
+                name: Verdict(score, None if prefixes is None else tuple(prefixes))
+                for name, (score, prefixes) in said["verdicts"].items()
+            }
+        return verdicts
+
+    def _write(self) -> None:
+        lines = [json.dumps(self._fingerprint())]
+        lines += [
+            json.dumps({"row": row, "verdicts": {name: [v.score, v.prefix_scores] for name, v in said.items()}})
+            for row, said in sorted(self._verdicts.items())
+        ]
+        write_text_atomic(self._path, "\n".join(lines) + "\n")

@@ -1,0 +1,123 @@
+"""The loss of one micro-batch: L_LLM + Σ_k λ_k · KL_k, as sums that the trainer divides by the counts of the whole step.
+
+B batch · T time · V vocabulary · D width of the language model · N output positions of the batch, taken together
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, logsigmoid
+
+from adhere.functional.kl import constrained_kl
+from adhere.functional.prefixes import prefix_weights
+from adhere.functional.target import log_tilt
+from adhere.guidance.constraint import Constraint
+from adhere.guidance.guidance import Guidance
+from adhere.models.nado import Nado
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a micro-batch holds beside the model's logits.
+
+    Position t predicts token t + 1. `held_BT` are the positions at which the policy is held to q*; `learned_BT` are those
+    the corpus loss counts, with a weight of `row_weight_B` for the rows; rows with `sampled_B` are the policy's own outputs.
+    """
+
+    input_ids_BT: Tensor
+    attention_mask_BT: Tensor
+    learned_BT: Tensor  # bool
+    output_BT: Tensor  # bool: positions that predict a token of the output
+    held_BT: Tensor  # bool: the output positions at which the regulariser counts
+    sampled_B: Tensor  # bool
+
+    @property
+    def next_BT(self) -> Tensor:
+        """The token that each position predicts; the last one has none and gets token 0."""
+        return torch.nn.functional.pad(self.input_ids_BT[:, 1:], (0, 1))
+
+
+@dataclass(slots=True)
+class LossSums:
+    """Sums over a micro-batch."""
+
+    corpus: Tensor
+    regulariser: Tensor  # Σ_k λ_k · Σ surrogate
+    kl: dict[str, Tensor] = field(default_factory=dict)  # Σ of the KL's value, by constraint
+
+
+def loss_sums(
+    logits_BTV: Tensor,
+    batch: Batch,
+    guidance: Guidance,
+    constraints: Sequence[Constraint],
+    features_BTD: Tensor | None,
+    anchor_logits_BTV: Tensor | None,
+    *,
+    tilt_corpus: bool,
+    prefix_weight_clip: float,
+) -> LossSums:
+    """Both parts of the loss.
+
+    Args:
+        logits_BTV: of the policy, with gradient.
+        batch: what the positions are.
+        guidance: the NADO of each constraint.
+        constraints: targets and weights.
+        features_BTD: hidden states of the frozen model; None when NADO reads tokens.
+        anchor_logits_BTV: logits of the model that q* is built on; None for the policy itself (`live`).
+        tilt_corpus: weigh the corpus loss of an output's tokens by how much q* favours the text so far,
+            min(1, W(x, y_≤i) / W(x)), so that what leads to a violation is not learned.
+        prefix_weight_clip: largest weight of a sampled prefix.
+    """
+    logits_NV = logits_BTV[batch.output_BT]
+    anchor_NV = None if anchor_logits_BTV is None else anchor_logits_BTV[batch.output_BT].float()
+    held_N = batch.held_BT[batch.output_BT]
+    next_N = batch.next_BT[batch.output_BT]
+    tilt_N = torch.zeros_like(next_N, dtype=torch.float32)
+    sums = LossSums(logits_BTV.new_zeros(()), logits_BTV.new_zeros((), dtype=torch.float32))
+    for constraint in constraints:
+        nado = guidance.nados[constraint.name]
+        with torch.no_grad():
+            log_w_NV, log_w_prefix_N = _log_w(nado, constraint, batch, features_BTD)
+            tilt_N += log_w_NV.gather(1, next_N[:, None]).squeeze(1).clamp_max(0.0)
+            weight_N = _position_weights(batch, held_N, log_w_prefix_N, prefix_weight_clip)
+        if not held_N.any():
+            continue
+        surrogate_N, value_N = constrained_kl(logits_NV, log_w_NV, anchor_NV)
+        sums.regulariser = sums.regulariser + constraint.weight * (weight_N * surrogate_N).sum()
+        sums.kl[constraint.name] = (weight_N * value_N.detach()).sum()
+    weight_BT = batch.learned_BT.float()
+    if tilt_corpus:
+        weight_BT[batch.output_BT] *= tilt_N.exp()
+    losses_BT = cross_entropy(logits_BTV[:, :-1].float().transpose(1, 2), batch.next_BT[:, :-1], reduction="none")
+    sums.corpus = (weight_BT[:, :-1] * losses_BT).sum()
+    return sums
+
+
+def _log_w(nado: Nado, constraint: Constraint, batch: Batch, features_BTD: Tensor | None) -> tuple[Tensor, Tensor]:
+    """log W of every next token [N, V] and of the prefix itself [N], at the output positions."""
+    features = batch.input_ids_BT if nado.reads_tokens else features_BTD
+    assert features is not None
+    state = nado(features, batch.attention_mask_BT)
+    first_B = batch.output_BT.int().argmax(1)
+    satisfaction_B = state.value_BT.gather(1, first_B[:, None]).squeeze(1).sigmoid()
+    row_N = batch.output_BT.nonzero()[:, 0]
+    value_N, key_NR = state.value_BT[batch.output_BT], state.key_BTR[batch.output_BT]
+    log_r_NV = logsigmoid(nado.next_logits(value_N, key_NR))
+    log_w_NV = log_tilt(log_r_NV, satisfaction_B[row_N], constraint.target)
+    return log_w_NV, log_tilt(logsigmoid(value_N), satisfaction_B[row_N], constraint.target)
+
+
+def _position_weights(batch: Batch, held_N: Tensor, log_w_prefix_N: Tensor, clip: float) -> Tensor:
+    """1 at corpus positions; at sampled ones the weight that turns prefixes of p into prefixes of q*."""
+    sampled_N = batch.sampled_B[batch.output_BT.nonzero()[:, 0]]
+    weight_N = held_N.float()
+    if bool(sampled_N.any()):
+        counted_N = held_N & sampled_N
+        weight_N[counted_N] = prefix_weights(log_w_prefix_N[None, counted_N], counted_N[None, counted_N], clip)[0]
+    return weight_N

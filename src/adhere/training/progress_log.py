@@ -1,0 +1,84 @@
+"""What a run says of itself while it goes: numbers for the Trainer's log, and events on disk."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adhere.data.sample_store import SampleStore
+from adhere.files import append_line
+from adhere.records import LabelledSample
+
+if TYPE_CHECKING:
+    from adhere.guidance.guidance import Guidance
+    from adhere.training.loss import LossSums
+    from adhere.training.trainer import ConstrainedTrainer
+
+
+class ProgressLog:
+    """Collects the loss's parts between two log lines; writes events to `events.jsonl`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._sums: dict[str, float] = {}
+        self._step = 0
+        self._tokens = 0
+        self._seconds = 0.0
+        self._since = time.monotonic()
+        self._satisfaction: dict[str, float] = {}
+
+    def event(self, name: str, step: int, numbers: dict[str, Any]) -> None:
+        """Put one event on disk."""
+        append_line(
+            self._folder / "events.jsonl", json.dumps({"event": name, "step": step, "time": time.time(), **numbers})
+        )
+
+    def guidance(self, trainer: ConstrainedTrainer, guidance: Guidance) -> list[LabelledSample]:
+        """Log satisfaction on the fresh samples and the quality of NADO; returns those samples."""
+        iteration = guidance.version.iteration
+        samples = SampleStore(self._folder).labelled(iteration)
+        logs: dict[str, float] = {"iteration": float(iteration)}
+        for constraint in trainer.constraints:
+            logs |= satisfaction_numbers(constraint.name, samples)
+            quality = guidance.version.quality.get(constraint.name, {})
+            logs |= {f"nado/{constraint.name}/{key}": value for key, value in quality.items()}
+        trainer.log(logs)
+        self._since = time.monotonic()  # a refresh is not training time
+        return samples
+
+    def add(self, sums: LossSums, corpus: float, held: float, tokens: int) -> None:
+        """Add a micro-batch."""
+        parts = {"corpus_loss": sums.corpus.detach() / corpus, "regulariser": sums.regulariser.detach() / held}
+        parts |= {f"kl/{name}": value / held for name, value in sums.kl.items()}
+        for name, value in parts.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(value)
+        self._tokens += tokens
+
+    def take(self, step: int) -> dict[str, float]:
+        """The means over the steps since the last call, and tokens per second."""
+        steps = max(step - self._step, 1)
+        taken = {name: value / steps for name, value in self._sums.items()}
+        taken["kl"] = sum(value for name, value in taken.items() if name.startswith("kl/"))
+        taken["tokens_per_second"] = self._tokens / max(time.monotonic() - self._since, 1e-9)
+        self._sums, self._tokens, self._step, self._since = {}, 0, step, time.monotonic()
+        return taken
+
+
+def satisfaction_numbers(name: str, samples: list[LabelledSample]) -> dict[str, float]:
+    """Share of the judged samples that satisfy a constraint, with its 95 % Wilson interval, and the count without verdict."""
+    from scipy.stats import binomtest
+
+    from adhere.oracles.base import violates
+
+    scores = [sample.verdicts[name].score for sample in samples]
+    judged = [score for score in scores if score is not None]
+    numbers = {f"no_verdict/{name}": float(len(scores) - len(judged))}
+    if judged:
+        satisfied = sum(not violates(score) for score in judged)
+        interval = binomtest(satisfied, len(judged)).proportion_ci(method="wilson")
+        numbers[f"satisfaction/{name}"] = satisfied / len(judged)
+        numbers[f"satisfaction/{name}/low"] = float(interval.low)
+        numbers[f"satisfaction/{name}/high"] = float(interval.high)
+    return numbers

@@ -1,0 +1,281 @@
+"""`ConstrainedTrainer`: transformers' Trainer, with a policy held near the closest distribution that satisfies a rule.
+
+    L(θ) = L_LLM(θ; corpus) + Σ_k λ_k · KL(q*_k ‖ p_θ)          (method.md §1)
+
+All iterations run inside one `.train()`, with one optimiser and one learning-rate schedule. Guidance is handed over before
+the first micro-batch of a step; a checkpoint is written at every iteration boundary before the refresh begins.
+
+    B batch · T time · V vocabulary · D width of the language model
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from adhere.data.collation import IGNORED, ConstrainedCollator
+from adhere.data.corpus import examples_from_dataset
+from adhere.data.prompts import prompts_from_examples
+from adhere.data.tokenization import tokenize_examples
+from adhere.errors import RecipeError
+from adhere.guidance.constraint import Constraint, check_names
+from adhere.guidance.executors import InProcess
+from adhere.guidance.guidance import Guidance
+from adhere.guidance.refresh import Refresher
+from adhere.guidance.schedule import Schedule, Sequential, boundaries
+from adhere.models.frozen import FrozenModel, fast_dtype, frozen_pass, unhooked
+from adhere.models.policy import Policy, as_policy
+from adhere.records import Prompt
+from adhere.training.config import ConstrainedConfig
+from adhere.training.corpus_labels import CorpusLabels
+from adhere.training.loss import Batch, loss_sums
+from adhere.training.progress_log import ProgressLog
+from adhere.training.sample_rows import SampleRows, join
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from peft import PeftConfig
+
+
+class ConstrainedTrainer(Trainer):
+    """Fine-tunes a causal language model on a corpus while holding it to constraints.
+
+    Args:
+        model: a hub id or folder, a loaded model, or a `Policy`.
+        args: settings; `output_dir` is the run folder.
+        train_dataset: rows as `text`, `prompt` + `completion` or `messages`, with an optional `domain`.
+        constraints: at least one.
+        processing_class: the tokenizer; needed when `model` is a loaded model.
+        prompts: what to sample from; by default the prompts of the training rows.
+        peft_config: train an adapter (PEFT) instead of all weights.
+        callbacks: as in `Trainer`.
+
+    Raises:
+        RecipeError: settings that cannot be carried out.
+        ModelError: the model or tokenizer cannot be loaded.
+        CorpusError: rows that cannot be read.
+    """
+
+    # The sums are divided by the counts of the whole accumulated batch, so nothing is left to scale.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | Policy,
+        args: ConstrainedConfig,
+        train_dataset: Dataset | Sequence[dict[str, Any]],
+        constraints: Sequence[Constraint],
+        processing_class: PreTrainedTokenizerBase | None = None,
+        prompts: Sequence[Prompt] | None = None,
+        peft_config: PeftConfig | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+    ) -> None:
+        self.constraints = list(constraints)
+        check_names(self.constraints)
+        policy = as_policy(model, processing_class, peft_config, args.seed)
+        examples = examples_from_dataset(train_dataset, policy.tokenizer, args.prompt_words)
+        rows = tokenize_examples(examples, policy.tokenizer, args.max_length, args.max_prompt_length)
+        self.tokenizer = policy.tokenizer
+        self.prompts = list(prompts) if prompts is not None else prompts_from_examples(examples)
+        super().__init__(
+            model=policy.model,
+            args=args,
+            train_dataset=rows,
+            data_collator=ConstrainedCollator(policy.tokenizer),
+            processing_class=policy.tokenizer,
+            callbacks=[*(callbacks or []), _SaveAtBoundaries(self)],
+        )
+        self.config = args
+        self.run_folder = Path(args.output_dir)
+        self.reference = FrozenModel(policy.model, fast_dtype(self.model.device))  # before any checkpoint is loaded
+        self.guidance: Guidance | None = None
+        self.corpus_labels = CorpusLabels(rows, self.constraints, self.tokenizer, self.run_folder)
+        self.progress = ProgressLog(self.run_folder)
+        self._left_out: Tensor | None = None
+        self._schedule: Schedule | None = None
+        self._anchor: FrozenModel | None = None
+        self._sample_rows: SampleRows | None = None
+        self._counts = (1.0, 1.0)
+
+    # ---- guidance ---------------------------------------------------------------------------------------------------
+
+    def starts(self) -> list[int]:
+        """The steps at which iterations begin; known once training has begun.
+
+        Raises:
+            RecipeError: more iterations than steps.
+        """
+        try:
+            return boundaries(self.state.max_steps, self.config.iterations)
+        except ValueError as error:
+            raise RecipeError(str(error)) from error
+
+    def make_schedule(self) -> Schedule:
+        """When and where guidance is refreshed. Override it to run refreshes elsewhere."""
+        refresher = Refresher(
+            tokenizer=self.tokenizer,
+            reference=self.reference,
+            constraints=self.constraints,
+            prompts=self.prompts,
+            corpus=self.corpus_labels.evidence(self.config.nado_fit.corpus_rows, self.config.seed),
+            folder=self.run_folder,
+            sampling=self.config.sampling,
+            refresh=self.config.refresh,
+            nado=self.config.nado,
+            fitting=self.config.nado_fit,
+            seed=self.config.seed,
+            report=lambda event, numbers: self.progress.event(event, self.state.global_step, numbers),
+        )
+        return Sequential(self.starts(), InProcess(refresher))
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor | int | None]:
+        """The micro-batches of the next optimiser step, and the guidance to take it with."""
+        batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not batches:
+            return batches, count
+        self._take_guidance()
+        # A row left out counts among the corpus tokens all the same: leaving it out must not make the others weigh more.
+        corpus = sum(int((batch["labels"][:, 1:] != IGNORED).sum()) for batch in batches)
+        step = self.state.global_step
+        batches = [self._complete(batch, step * num_batches + number) for number, batch in enumerate(batches)]
+        held = sum(int(batch["held"].sum()) for batch in batches)
+        # Gradients are averaged over processes: each divides by its share of the global counts.
+        counts = torch.tensor([[corpus, held]], dtype=torch.float64, device=device)
+        corpus_share, held_share = (self.accelerator.gather(counts).sum(0) / self.accelerator.num_processes).tolist()
+        self._counts = (max(corpus_share, 1.0), max(held_share, 1.0))
+        return batches, count
+
+    def _take_guidance(self) -> None:
+        if self._schedule is None:
+            self._schedule = self.make_schedule()
+            if self.config.violating_rows == "leave":
+                self._left_out = torch.tensor(sorted(self.corpus_labels.violating()))
+        policy = unhooked(self.accelerator.unwrap_model(self.model))
+        guidance = self._schedule.guidance_at(self.state.global_step, policy)
+        if self.guidance is not None and guidance.version == self.guidance.version:
+            return
+        self.guidance = guidance
+        samples = self.progress.guidance(self, guidance)
+        if self.config.positions != "corpus":
+            self._sample_rows = SampleRows(samples, self.tokenizer)
+        if self.config.anchor == "iteration":
+            self._anchor = self._iteration_anchor(policy, guidance)
+
+    def _iteration_anchor(self, policy: PreTrainedModel, guidance: Guidance) -> FrozenModel:
+        """The policy as it stood when the iteration began; from disk after a resume in the middle of it."""
+        anchor = FrozenModel(policy, fast_dtype(policy.device))
+        file = self.run_folder / "anchors" / f"iteration-{guidance.version.iteration:04d}.safetensors"
+        if self.state.global_step == guidance.version.policy_step:
+            anchor.save(file)
+        else:
+            anchor.load(file)
+        return anchor
+
+    # ---- loss -------------------------------------------------------------------------------------------------------
+
+    def _complete(self, batch: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
+        """A collated batch with the masks of the loss; sampled rows joined to it where the regulariser is to see them."""
+        rows = dict(batch)
+        corpus_rows = len(rows["row"])
+        if self._sample_rows is not None:
+            drawn = self._sample_rows.batch(corpus_rows, self.config.seed, number)
+            rows = join(rows, drawn, self.tokenizer.pad_token_id)
+        learned_BT = torch.zeros_like(rows["labels"], dtype=torch.bool)
+        learned_BT[:, :-1] = rows["labels"][:, 1:] != -100
+        if self._left_out is not None:
+            learned_BT &= ~torch.isin(rows["row"].cpu(), self._left_out).to(learned_BT.device)[:, None]
+        output_BT = torch.zeros_like(learned_BT)
+        output_BT[:, :-1] = rows["output_mask"][:, 1:].bool()
+        sampled_B = torch.arange(len(rows["row"]), device=learned_BT.device) >= corpus_rows
+        held_BT = output_BT & sampled_B[:, None] if self.config.positions == "samples" else output_BT
+        return {
+            "input_ids": rows["input_ids"],
+            "attention_mask": rows["attention_mask"],
+            "learned": learned_BT,
+            "output": output_BT,
+            "held": held_BT,
+            "sampled": sampled_B,
+        }
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The micro-batch's share of L_LLM + Σ_k λ_k·KL_k, each part divided by its own token count over the whole step."""
+        if "learned" not in inputs:  # an evaluation batch: plain cross-entropy
+            kept = {key: inputs[key] for key in ("input_ids", "attention_mask", "labels")}
+            return super().compute_loss(model, kept, return_outputs, num_items_in_batch)
+        assert self.guidance is not None
+        batch = Batch(
+            *(inputs[name] for name in ("input_ids", "attention_mask", "learned", "output", "held", "sampled"))
+        )
+        features_BTD, anchor_BTV = self._frozen(batch)
+        outputs = model(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False)
+        sums = loss_sums(
+            outputs.logits,
+            batch,
+            self.guidance,
+            self.constraints,
+            features_BTD,
+            anchor_BTV,
+            tilt_corpus=self.config.violating_rows == "tilt",
+            prefix_weight_clip=self.config.prefix_weight_clip,
+        )
+        corpus, held = self._counts
+        loss = sums.corpus / corpus + sums.regulariser / held
+        self.progress.add(sums, corpus, held, int(batch.attention_mask_BT.sum()))
+        return (loss, outputs) if return_outputs else loss
+
+    def _frozen(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
+        """Hidden states of the reference where NADO reads them, and logits of the anchor where it is not the live policy."""
+        assert self.guidance is not None
+        wants_features = not self.guidance.reads_tokens
+        if self.config.anchor == "reference":
+            return frozen_pass(self.reference, batch.input_ids_BT, batch.attention_mask_BT, wants_features, logits=True)
+        features_BTD, anchor_BTV = None, None
+        if wants_features:
+            features_BTD, _ = frozen_pass(
+                self.reference, batch.input_ids_BT, batch.attention_mask_BT, True, logits=False
+            )
+        if self._anchor is not None:
+            _, anchor_BTV = frozen_pass(self._anchor, batch.input_ids_BT, batch.attention_mask_BT, False, logits=True)
+        return features_BTD, anchor_BTV
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Logs of the Trainer with both losses, the KL's value and the speed since the last ones."""
+        if "loss" in logs:
+            logs = {**logs, **self.progress.take(self.state.global_step)}
+        super().log(logs, start_time)
+
+
+class _SaveAtBoundaries(TrainerCallback):
+    """Asks for a checkpoint where an iteration ends, so that no refresh begins before the training so far is on disk."""
+
+    def __init__(self, trainer: ConstrainedTrainer) -> None:
+        self._trainer = trainer
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        if state.global_step in self._trainer.starts():
+            control.should_save = True
+        return control
