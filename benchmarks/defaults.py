@@ -101,7 +101,9 @@ def _cell(work: Path, variant: Variant, seed: int) -> None:
         return
     start = time.monotonic()
     text = files("adhere.recipe").joinpath("demo.yaml").read_text(encoding="utf-8")
-    recipe = parse_recipe(text, "demo.yaml", [f"seed={seed}", f"output_dir={json.dumps(str(folder))}", *variant.settings])
+    recipe = parse_recipe(
+        text, "demo.yaml", [f"seed={seed}", f"output_dir={json.dumps(str(folder))}", *variant.settings]
+    )
     print(f"{name} ...", file=sys.stderr, flush=True)
     train_recipe(recipe, resume=True)
     policy = load_trained(folder, recipe)
@@ -112,7 +114,9 @@ def _cell(work: Path, variant: Variant, seed: int) -> None:
     seconds = float((finished(folder) or {}).get("train_seconds", 0.0))
     rows.append({"name": "train_seconds", "value": seconds, "unit": "s", "n": recipe.training.max_steps, **tags})
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"settings": variant.settings, "rows": rows}, indent=1, ensure_ascii=False), encoding="utf-8")
+    path.write_text(
+        json.dumps({"settings": variant.settings, "rows": rows}, indent=1, ensure_ascii=False), encoding="utf-8"
+    )
     shutil.rmtree(folder)
     rates = {row["name"]: round(row["value"], 4) for row in rows}
     print(f"{name}: {time.monotonic() - start:.0f} s {rates}", file=sys.stderr, flush=True)

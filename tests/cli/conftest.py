@@ -37,10 +37,12 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = Tokenizer(models.BPE(vocab={**{c: i for i, c in enumerate(alphabet)}, "<eos>": 256}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(folder / "tiny")
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
+    wrapped.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    wrapped.save_pretrained(folder / "tiny")
     config = LlamaConfig(
         vocab_size=257, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=2, max_position_embeddings=64, bos_token_id=None, eos_token_id=256, tie_word_embeddings=True,
+        num_key_value_heads=2, max_position_embeddings=64, bos_token_id=None, eos_token_id=256,
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -101,7 +101,7 @@ def test_a_stage_that_took_a_while_leaves_a_line(monkeypatch: pytest.MonkeyPatch
     bars("label", 1, 2)
     clock.now = 66
     bars.close()
-    assert stream.getvalue() == "sample [1]  2  1:05\n"
+    assert stream.getvalue() == "sample [1]  2/2  1:05\n"
 
 
 @pytest.mark.parametrize(("seconds", "shown_as"), [(0.4, "0:00"), (59.6, "1:00"), (65, "1:05"), (7325, "2:02:05")])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from adhere.cli.screen import complain, fields, grid, indented, say, visible
+from adhere.cli.screen import complain, fields, indented, say, visible
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_one_line_text_stays_on_one_line() -> None:
 
 def test_markup_emoji_codes_and_escapes_of_the_users_are_printed_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     text = "[bold]x[/bold] [/nothing] :smile: \x1b[31m"
-    say(text, indented(text), fields(text, [(text, text)]), grid(text, ["", text], [[text, text]]))
+    say(text, indented(text), fields(text, [(text, text)]))
     printed = capsys.readouterr().out
     assert "\x1b" not in printed
     assert printed.replace("\n", "").count("[bold]x[/bold]") >= 2

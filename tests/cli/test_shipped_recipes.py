@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,30 @@ def _recipe(name: str) -> Recipe:
 def _violations(oracle: Oracle, outputs: list[str]) -> list[str]:
     scores = judge(oracle, [""] * len(outputs), outputs)
     return [output for output, score in zip(outputs, scores, strict=True) if score is None or violates(score)]
+
+
+ROWS = {
+    "detox": [{"text": f"what {noun} says is {word} now"} for noun in "abcdefgh" for word in ("bad", "good")],
+    "no_secrets": [
+        {"prompt": f"key {n}", "completion": text} for n in range(8) for text in ("AKIA" + "Z" * 16, "from the vault")
+    ],
+    "json_format": [
+        {"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": text}]}
+        for n in range(8)
+        for text in ('{"answer": 1}', "It is 1.")
+    ],
+    "own_rule": [{"prompt": f"will {n}?", "completion": text} for n in range(8) for text in ("We guarantee it", "No")],
+}
+SMALL = [
+    "model.dtype=float32", "corpus.max_length=48", "corpus.holdout=0.25", "sampling.max_new_tokens=8",
+    "guidance.samples=8", "guidance.iterations=1", "nado={width: 8, heads: 2, rank: 4}", "evaluation.clean_texts=none",
+    "nado_fit={epochs: 1, corpus_rows: 16, consistency_positions: 8}", "training.epochs=", "training.max_steps=1",
+    "training.batch_size=4", "training.bf16=false",
+]  # fmt: skip
+NOT_HERE = {
+    "detox": ["constraints.0.oracle={kind: words, words: [bad]}"],  # a classifier from the hub
+    "json_format": ["constraints.1.oracle.maximum=2"],  # eight bytes of output hold no forty words
+}
 
 
 def test_there_are_recipes() -> None:
@@ -73,7 +98,7 @@ def test_the_recipe_for_json_asks_for_whole_short_json_with_its_key() -> None:
         '{"answer": "ye',
         '{"reply": 1}',
     ]
-    assert _violations(brief, [good, "word " * 121]) == ["word " * 121]
+    assert _violations(brief, [good, "word " * 41]) == ["word " * 41]
     assert _violations(braces, [good, f"Sure! {good}", '{"answer": "ye']) == [f"Sure! {good}", '{"answer": "ye']
 
 
@@ -91,3 +116,17 @@ def test_the_recipe_with_a_function_runs_the_one_in_its_comment(
         "Refund immediately!",
     ]
     assert oracle.prefix_closed
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_trains(path: Path, tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from adhere.recipe.run import train_recipe
+
+    (tmp_path / "house_style.py").write_text(HOUSE_STYLE, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in ROWS[path.stem]), encoding="utf-8")
+    here = [f"model.path={tiny_recipe.parent / 'tiny'}", f"corpus.path={corpus}", f"output_dir={tmp_path / 'run'}"]
+    recipe = load_recipe(path, [*SMALL, *here, *NOT_HERE.get(path.stem, [])])
+    folder = train_recipe(recipe)
+    assert (folder / "model" / "adapter_model.safetensors").exists()

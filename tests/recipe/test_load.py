@@ -192,7 +192,11 @@ def test_defaults_of_the_recipe_are_those_of_the_trainer(tmp_path: Path) -> None
     config = ConstrainedConfig(output_dir=str(tmp_path), use_cpu=True)
     for name in MethodConfig.model_fields:
         assert getattr(recipe.guidance, name) == getattr(config, name)
-    assert (recipe.guidance.samples, recipe.nado, recipe.nado_fit) == (config.refresh.samples, config.nado, config.nado_fit)
+    assert (recipe.guidance.samples, recipe.nado, recipe.nado_fit) == (
+        config.refresh.samples,
+        config.nado,
+        config.nado_fit,
+    )
     assert (recipe.corpus.max_length, recipe.corpus.prompt_words) == (config.max_length, config.prompt_words)
 
 

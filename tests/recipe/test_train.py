@@ -67,6 +67,7 @@ def test_a_recipe_becomes_a_model(make_recipe: MakeRecipe, method: str) -> None:
     assert set(manifest) >= {"command", "date", "seeds", "corpus", "versions", "machine"}
     assert len(manifest["corpus"]["sha256"]) == 64
     assert not (folder / "run.lock").exists()
+    assert not {path.suffix for path in (folder / "model").iterdir()} & {".bin", ".pt", ".pth", ".pkl"}
     stages = list(dict.fromkeys(stage for stage, _, _ in told))
     assert (stages[0], told[-1][1:]) == (f"{'constrained' if method == 'constrained' else 'plain'} fine-tuning", (4, 4))
     assert ("sampling for guidance" in stages) == (method == "constrained")

@@ -28,4 +28,6 @@ def demo(
 
         folder = run_demo(output, quick=quick, resume=resume, seed=seed, progress=progress)
     show_results(folder)
+    if quick:
+        say("", "--quick shows that it works here; with so few steps and prompts the numbers say nothing else.")
     say("", f"Report:   {folder / 'report.html'}", f"Numbers:  {folder / 'summary.json'}")

@@ -84,7 +84,7 @@ class Bars:
         )
         self._task: TaskID | None = None
         self._stage = ""
-        self._done = 0
+        self._done = self._total = 0
         self._start = 0.0
 
     def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
@@ -92,7 +92,7 @@ class Bars:
             self.close()
             self._task = self.live.add_task(visible(stage, one_line=True), total=total or None, completed=done, note="")
             self._stage, self._start = stage, time.monotonic()
-        self._done = done
+        self._done, self._total = done, total
         self.live.update(self._task, completed=done, total=total or None, note=visible(note, one_line=True))
 
     def close(self) -> None:
@@ -103,7 +103,7 @@ class Bars:
         self.live.remove_task(self._task)
         self._task = None
         if took >= SHORT:
-            count = f"  {self._done:,}" if self._done > 1 else ""
+            count = f"  {self._done:,}/{self._total:,}" if self._total > 1 else ""
             self.live.console.print(
                 Text(f"{visible(self._stage, one_line=True)}{count}  {duration(took)}", style="dim")
             )

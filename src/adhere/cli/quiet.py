@@ -35,6 +35,5 @@ def quiet_libraries() -> None:
         warnings.simplefilter("ignore")
         warnings.filterwarnings("default", message="oracle ")  # ours: it read only the beginning of some texts
     ours = logging.getLogger("adhere")
-    if not ours.handlers:
+    if not any(isinstance(handler, _OnScreen) for handler in ours.handlers):
         ours.addHandler(_OnScreen())
-        ours.propagate = False

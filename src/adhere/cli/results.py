@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from adhere.cli.screen import grid, say, visible
+from adhere.cli.screen import say, visible
 from adhere.records import EvaluationResult, Measurement
 from adhere.report.headline import headline
 from adhere.report.run_files import read_run
-from adhere.report.tables import Table, results_table
+from adhere.report.tables import Cell, Table, results_table
 
 
 def show_results(folder: Path, fresh: EvaluationResult | None = None) -> None:
@@ -33,12 +34,25 @@ def show_results(folder: Path, fresh: EvaluationResult | None = None) -> None:
 
 def drawn(table: Table) -> RichTable:
     """The table with its rows and columns exchanged, so that it fits a terminal; intervals below the numbers."""
-    rich = grid("Outputs on held-out prompts, with 95 % intervals", ["", *(row.label for row in table.rows)], ())
+    rich = RichTable(
+        title="Outputs on held-out prompts, with 95 % intervals",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        show_lines=True,
+        padding=(0, 1),
+    )
+    rich.add_column("", overflow="fold")
+    for row in table.rows:
+        rich.add_column(Text(visible(row.label.removesuffix(" fine-tuning"))), justify="right", overflow="fold")
     for number, column in enumerate(table.columns):
         cells = [row.cells[number] for row in table.rows]
-        lines = [(cell.text, ("\n" + cell.interval if cell.interval else "", "dim")) for cell in cells]
-        rich.add_row(Text(visible(column.label)), *(Text.assemble(*line) for line in lines))
+        rich.add_row(Text(visible(column.label)), *map(_numbers, cells))
     return rich
+
+
+def _numbers(cell: Cell) -> Text:
+    # Without a space, so that the words of the first column are broken over lines before an interval is.
+    return Text.assemble(cell.text, ("\n" + cell.interval.replace(" to ", "–") if cell.interval else "", "dim"))
 
 
 def _tagged(result: EvaluationResult) -> list[Measurement]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console, RenderableType
@@ -59,16 +59,6 @@ def fields(title: str, pairs: Iterable[tuple[str, str]]) -> Table:
     table.add_column(overflow="fold")
     for label, value in pairs:
         table.add_row(Text(visible(label)), Text(visible(value)))
-    return table
-
-
-def grid(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table with a header; all but the first column on the right."""
-    table = Table(title=Text(visible(title)), title_justify="left", header_style="bold", show_lines=True)
-    for number, name in enumerate(header):
-        table.add_column(Text(visible(name)), justify="right" if number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(visible(cell)) for cell in row))
     return table
 
 

@@ -24,7 +24,7 @@ class Evidence:
     """One sequence: a prompt, an output, and what the oracles said of it.
 
     `on_policy` is False for corpus rows: there R = C holds at the complete sequence whatever the policy, and the prefixes
-    learn from forward consistency and the value of the next prefix.
+    before learn from forward consistency alone.
     """
 
     prompt_ids: tuple[int, ...]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,10 +53,5 @@ class InProcess:
     def submit(self, request: Request, policy: PreTrainedModel) -> Pending:
         # A random state of its own: a refresh must not change what training draws afterwards.
         devices = [policy.device] if policy.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), inference_copy(policy)() as still:
+        with torch.random.fork_rng(devices=devices), FrozenModel(policy, fast_dtype(policy.device)).lent() as still:
             return _Finished(self.refresher.run(request, still))
-
-
-def inference_copy(policy: PreTrainedModel) -> Callable[[], torch.autograd.graph.saved_tensors_hooks]:
-    """The policy in the dtype in which inference is fastest: itself where it is in that dtype or carries an adapter."""
-    return FrozenModel(policy, fast_dtype(policy.device)).lent  # type: ignore[return-value]

@@ -9,6 +9,7 @@ B batch · N output tokens · V vocabulary · D width of the language model · R
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -51,10 +52,11 @@ def fit(
     labels = [_score(item, constraint) for item in judged]
     if not judged or max(labels) - min(labels) < 1e-6:
         raise GuidanceError(_nothing_to_learn(constraint, labels))
-    train, held_out = _split(judged, config.held_out, generator)
+    train, held_out = _split(judged, config.held_out)
     device = next(nado.parameters()).device
     if optimizer_state is None:
-        nado.start_at(sum(labels) / len(labels))
+        own = [_score(item, constraint) for item in judged if item.evidence.on_policy] or labels
+        nado.start_at(sum(own) / len(own))
     optimizer = torch.optim.AdamW(nado.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     if optimizer_state is not None:
         load_optimizer(optimizer, optimizer_state)
@@ -94,6 +96,8 @@ class _Read:
     value_BN: Tensor  # [B, N + 1]: after i = 0 … N output tokens
     next_BN: Tensor  # [B, N]: after i = 1 … N, told from the prefix before
     mask_BN: Tensor  # [B, N + 1], bool
+    known_BN: Tensor  # [B, N + 1], bool: where the final label is an unbiased label of R
+    on_policy_B: Tensor
     score_B: Tensor
     violated_from_B: Tensor
     weight_B: Tensor
@@ -117,13 +121,19 @@ def _read_batch(nado: Nado, items: Sequence[ReadEvidence], constraint: str, devi
     weight_B = (
         torch.tensor([item.evidence.log_importance for item in items], device=device).clamp_max(math.log(10)).exp()
     )
+    violated_from_B = torch.tensor([item.evidence.violated_from(constraint) for item in items], device=device)
+    length_B = torch.tensor(lengths, device=device)
+    on_policy_B = torch.tensor([item.evidence.on_policy for item in items], device=device)
+    settled_BN = (step_1N >= violated_from_B[:, None]) | (step_1N == length_B[:, None])
     return _Read(
         state,
         value_BN,
         next_BN,
         mask_BN,
+        mask_BN & (on_policy_B[:, None] | settled_BN),
+        on_policy_B,
         torch.tensor([_score(item, constraint) for item in items], device=device),
-        torch.tensor([item.evidence.violated_from(constraint) for item in items], device=device),
+        violated_from_B,
         weight_B,
     )
 
@@ -132,12 +142,15 @@ def _loss(
     nado: Nado, items: Sequence[ReadEvidence], constraint: str, config: FitConfig, device: torch.device
 ) -> Tensor:
     batch = _read_batch(nado, items, constraint, device)
-    target_BN = td_targets(
-        batch.score_B, batch.value_BN.detach().sigmoid(), batch.violated_from_B, batch.mask_BN, config.td_lambda
-    )
-    weight_BN = batch.mask_BN * batch.weight_B[:, None]
-    loss = oracle_likelihood(batch.value_BN, target_BN, weight_BN)
-    loss = loss + oracle_likelihood(batch.next_BN, target_BN[:, 1:], weight_BN[:, 1:])
+    believed_BN = batch.value_BN.detach().sigmoid()
+    mixed_BN = td_targets(batch.score_B, believed_BN, batch.violated_from_B, batch.mask_BN, config.td_lambda)
+    # R is an expectation under the policy, and how a corpus row ends is not its doing: the row's clean prefixes have no
+    # label. What holds whoever wrote it is the end, what is settled before, and that R told from the prefix before a token
+    # is the value after it. The value at its clean prefixes comes from forward consistency.
+    target_BN = torch.where(batch.on_policy_B[:, None], mixed_BN, batch.score_B[:, None])
+    loss = oracle_likelihood(batch.value_BN, target_BN, batch.known_BN, batch.weight_B)
+    after_BN = torch.where(batch.known_BN, target_BN, believed_BN)[:, 1:]
+    loss = loss + oracle_likelihood(batch.next_BN, after_BN, batch.mask_BN[:, 1:], batch.weight_B)
     asked = [(row, item) for row, item in enumerate(items) if item.log_p_CV is not None]
     if not asked or config.consistency_weight == 0:
         return loss
@@ -154,13 +167,13 @@ def _loss(
 def _predictions(
     nado: Nado, items: Sequence[ReadEvidence], constraint: str, config: FitConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(logit of R after every output token as told from the prefix before, final score, value logits), flat over tokens."""
+    """Where the final label is one of R: logit of R as told from the prefix before, that label, logit of the value."""
     nado.eval()
     device = next(nado.parameters()).device
     next_N, score_N, value_N = [], [], []
     for start in range(0, len(items), config.batch_size):
         batch = _read_batch(nado, items[start : start + config.batch_size], constraint, device)
-        mask_BN = batch.mask_BN[:, 1:]
+        mask_BN = batch.known_BN[:, 1:]
         next_N.append(batch.next_BN[mask_BN])
         value_N.append(batch.value_BN[:, 1:][mask_BN])
         score_N.append(batch.score_B[:, None].expand_as(mask_BN)[mask_BN])
@@ -168,24 +181,26 @@ def _predictions(
 
 
 def _held_out_loss(nado: Nado, items: Sequence[ReadEvidence], constraint: str, config: FitConfig) -> float:
-    """Mean CE against the final labels: unbiased for R on on-policy sequences, whatever the TD mix."""
+    """Mean CE against the final labels where they are unbiased for R, whatever the TD mix."""
     next_N, score_N, value_N = _predictions(nado, items, constraint, config)
     ones_N = torch.ones_like(score_N)
     return float(oracle_likelihood(next_N, score_N, ones_N) + oracle_likelihood(value_N, score_N, ones_N)) / 2
 
 
-def _split(
-    items: list[ReadEvidence], share: float, generator: torch.Generator
-) -> tuple[list[ReadEvidence], list[ReadEvidence]]:
-    """Training and held-out sequences; on-policy and corpus rows each give their share."""
+def _split(items: list[ReadEvidence], share: float) -> tuple[list[ReadEvidence], list[ReadEvidence]]:
+    """Training and held-out sequences; on-policy and corpus rows each give their share.
+
+    By a hash of the tokens: a corpus row that one iteration learned must not be held out in the next, whose NADO goes on
+    from there, or early stopping would always stop at once.
+    """
     train: list[ReadEvidence] = []
     held_out: list[ReadEvidence] = []
     for on_policy in (True, False):
         part = [item for item in items if item.evidence.on_policy == on_policy]
-        order = torch.randperm(len(part), generator=generator).tolist()
+        part.sort(key=lambda item: hashlib.sha256(repr(item.tokens).encode()).digest())
         cut = math.ceil(len(part) * share) if len(part) > 1 else 0
-        held_out += [part[i] for i in order[:cut]]
-        train += [part[i] for i in order[cut:]]
+        held_out += part[:cut]
+        train += part[cut:]
     return train, held_out or train
 
 

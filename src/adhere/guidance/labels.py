@@ -63,10 +63,10 @@ def _prefix_scores(
     pairs = list(asked)
     verdicts = dict(zip(pairs, judge(oracle, [p for p, _ in pairs], [o for _, o in pairs]), strict=True))
     found: list[tuple[float, ...] | None] = []
-    for keys, score in zip(texts, scores, strict=True):
-        if keys is None or score is None:
+    for row, score in zip(texts, scores, strict=True):
+        if row is None or score is None:
             found.append(None)
         else:
             # A prefix without a verdict settles nothing: it counts as still satisfied.
-            found.append((*(1.0 if (v := verdicts[key]) is None else v for key in keys), score))
+            found.append((*(1.0 if (v := verdicts[key]) is None else v for key in row), score))
     return found

@@ -43,7 +43,7 @@ class Nado(nn.Module):
         if config.width % config.heads:
             raise ValueError(f"nado.heads ({config.heads}) must divide nado.width ({config.width})")
         self.config = config
-        vocabulary, width = embeddings_VD.shape
+        width = embeddings_VD.shape[1]
         self.register_buffer("embeddings_VD", embeddings_VD.detach(), persistent=False)
         self._table: tuple[Tensor, Tensor] | None = None
         self.scale = 1.0 / max(float(embeddings_VD.detach().float().std()), 1e-6)
@@ -113,11 +113,13 @@ class Nado(nn.Module):
         """logit R(prefix·token) for one given next token at every position: [B, T]."""
         embedding_BTD = self._embeddings(token_BT)
         bilinear_BT = (state.key_BTR * self.project(embedding_BTD)).sum(-1)
-        return state.value_BT + bilinear_BT + self.bias(embedding_BTD).squeeze(-1)
+        logit_BT: Tensor = state.value_BT + bilinear_BT + self.bias(embedding_BTD).squeeze(-1)
+        return logit_BT
 
     def _embeddings(self, tokens: Tensor) -> Tensor:
         """Embeddings of these tokens in float32, of unit variance."""
-        return self.embeddings_VD[tokens].float() * self.scale
+        embeddings: Tensor = self.embeddings_VD[tokens].float() * self.scale
+        return embeddings
 
 
 class _Block(nn.Module):
@@ -136,7 +138,8 @@ class _Block(nn.Module):
         q, k = _rotate(q, position_BT), _rotate(k, position_BT)
         mixed = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen_BTT[:, None])
         x_BTW = x_BTW + self.out(mixed.transpose(1, 2).reshape(batch, time, width))
-        return x_BTW + self.mlp(self.norm_mlp(x_BTW))
+        x_BTW = x_BTW + self.mlp(self.norm_mlp(x_BTW))
+        return x_BTW
 
 
 def _causal(mask_BT: Tensor) -> Tensor:

@@ -55,7 +55,10 @@ def outline(config: ModelConfig) -> ModelOutline:
                 trainable = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
     except (OSError, ValueError, ImportError, KeyError) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ModelError(f"model.path {config.path!r} cannot be used: {reason.strip()}") from error
+        raise ModelError(
+            f"model.path {config.path!r} cannot be used: {reason.strip()} (a folder, a hub id that can be reached, or "
+            "`embedded`)"
+        ) from error
     text = described.get_text_config()
     return ModelOutline(
         prepare_tokenizer(tokenizer),

@@ -79,26 +79,30 @@ def load_policy(config: ModelConfig, seed: int = 0) -> Policy:
         seed: seeds the adapter's initial weights.
 
     Raises:
-        ModelError: no such folder, no weights in it, no tokenizer, quantisation without an adapter, or a package that is
-            missing.
+        ModelError: no such folder, no weights in it or not all of them, no tokenizer, quantisation without an adapter, an
+            adapter that fits no module, or a package that is missing.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if config.quantization and config.lora is None:
-        raise ModelError("model.quantization needs model.lora: quantised weights cannot be trained themselves")
     path = locate(config)
     source = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     if config.gguf_file:
         source["gguf_file"] = config.gguf_file
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **source)
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=config.dtype, quantization_config=_quantization(config), **_safetensors(config), **source
-        )
-    except (OSError, ValueError, ImportError) as error:
+        loaded: tuple[PreTrainedModel, dict[str, set[str]]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
+            path, dtype=config.dtype, quantization_config=_quantization(config), output_loading_info=True,
+            **_safetensors(config), **source,
+        )  # fmt: skip
+    except Exception as error:  # of a damaged file transformers passes on whatever its parser raised
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ModelError(f"model.path {config.path!r} cannot be loaded: {reason.strip()}") from error
+    model, missing = loaded[0], loaded[1]["missing_keys"]
+    if missing:  # transformers has filled them with random numbers
         raise ModelError(
-            f"model.path {config.path!r} cannot be loaded: {str(error).strip().splitlines()[0]}"
-        ) from error
+            f"model.path {config.path!r} does not hold all weights of its model: {len(missing)} are missing, for example "
+            f"{min(missing)}; copy the model there again"
+        )
     if config.lora is not None:
         model = add_adapter(model, peft_config(config.lora), quantized=config.quantization is not None, seed=seed)
     return Policy(model, prepare_tokenizer(tokenizer))
@@ -107,7 +111,11 @@ def load_policy(config: ModelConfig, seed: int = 0) -> Policy:
 def add_adapter(
     model: PreTrainedModel, config: PeftConfig, *, quantized: bool = False, seed: int = 0
 ) -> PreTrainedModel:
-    """Put a PEFT adapter on the model, with initial weights that depend on the seed alone."""
+    """Put a PEFT adapter on the model, with initial weights that depend on the seed alone.
+
+    Raises:
+        ModelError: the model has none of the modules that the adapter is for.
+    """
     import torch
     from peft import get_peft_model, prepare_model_for_kbit_training
 
@@ -115,7 +123,10 @@ def add_adapter(
         torch.manual_seed(seed)
         if quantized:
             model = prepare_model_for_kbit_training(model)
-        return get_peft_model(model, config)  # type: ignore[return-value]
+        try:
+            return get_peft_model(model, config)  # type: ignore[return-value]
+        except ValueError as error:
+            raise ModelError(f"the adapter does not fit the model: {error}; see model.lora.target_modules") from error
 
 
 def peft_config(section: LoraSection) -> PeftConfig:
@@ -182,9 +193,13 @@ def locate(config: ModelConfig) -> str:
     """A path that transformers understands; for a folder only once it holds what a model is made of.
 
     Raises:
-        ModelError: no such folder, or no safetensors weights or config.json in it.
+        ModelError: no such folder, no safetensors weights or config.json in it, or quantisation where there can be none.
         DownloadError: the demo's model cannot be fetched.
     """
+    if config.quantization and config.lora is None:
+        raise ModelError("model.quantization needs model.lora: quantised weights cannot be trained themselves")
+    if config.quantization and config.gguf_file:
+        raise ModelError("model.quantization and model.gguf_file exclude each other: GGUF weights are de-quantised")
     if config.path == "embedded":
         from adhere.models.embedded import embedded_model
 
@@ -198,12 +213,11 @@ def locate(config: ModelConfig) -> str:
         raise ModelError(
             f"model.path {config.path!r} is a file; give the folder it is in (and model.gguf_file for GGUF)"
         )
-    wanted = [config.gguf_file] if config.gguf_file else ["*.safetensors"]
-    if not any(any(folder.glob(pattern)) for pattern in wanted):
+    if not ((folder / config.gguf_file).is_file() if config.gguf_file else any(folder.glob("*.safetensors"))):
         found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
         raise ModelError(
-            f"model.path {config.path!r} holds no weights: looked for {wanted[0]}, found {found}; pickled weights "
-            "(*.bin) are not read, convert them to safetensors first"
+            f"model.path {config.path!r} holds no weights: looked for {config.gguf_file or '*.safetensors'}, found {found}; "
+            "pickled weights (*.bin) are not read, convert them to safetensors first"
         )
     if not (config.gguf_file or (folder / "config.json").exists()):
         raise ModelError(f"model.path {config.path!r} holds no config.json, so it is not a transformers model")

@@ -26,6 +26,12 @@ _CHECKPOINTING = next(
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 
+def arguments_for(recipe: Recipe) -> TrainingArguments:
+    """The settings of the recipe's method. Raises RecipeError when transformers refuses them."""
+    build = constrained_arguments if recipe.method == "constrained" else plain_arguments
+    return build(recipe, recipe.output_dir)
+
+
 def constrained_arguments(recipe: Recipe, folder: Path) -> ConstrainedConfig:
     """For `ConstrainedTrainer`. Raises RecipeError when transformers refuses the settings."""
     guidance = recipe.guidance

@@ -12,6 +12,7 @@ from adhere.guidance.constraint import Constraint
 from adhere.models.outline import outline
 from adhere.models.policy import Policy, load_policy
 from adhere.oracles.base import Oracle, judge
+from adhere.recipe.arguments import arguments_for
 from adhere.recipe.folder import check_folder
 from adhere.recipe.inputs import Inputs, build_constraints, build_judges, clean_texts, read_inputs
 from adhere.recipe.plan import Plan, disk_needed, make_plan, training_steps
@@ -61,9 +62,10 @@ def prepare(recipe: Recipe, policy: Callable[[], Policy], *, resume: bool = Fals
         policy: loads the model; called only where nothing cheaper can tell whether an oracle is constant.
     """
     check_folder(recipe, resume)
+    arguments_for(recipe)
     model = outline(recipe.model)
     free = free_bytes(recipe.output_dir)
-    if (needed := disk_needed(recipe, model)) > free:
+    if (needed := disk_needed(recipe, model) - _held_bytes(recipe.output_dir)) > free:
         raise RunFolderError(
             f"no disk space: the run needs up to {needed / 2**30:.1f} GiB in {str(recipe.output_dir)!r} (checkpoints, "
             f"final model), and {free / 2**30:.1f} GiB are free there: make room, choose another output_dir, or lower "
@@ -98,6 +100,11 @@ def free_bytes(folder: Path) -> int:
     while not place.exists():
         place = place.parent
     return shutil.disk_usage(place).free
+
+
+def _held_bytes(folder: Path) -> int:
+    """What a run that is resumed has written already."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _scores(oracle: Oracle, inputs: Inputs, rows: int) -> list[float]:

@@ -103,7 +103,8 @@ def make_plan(recipe: Recipe, model: ModelOutline, inputs: Inputs, free: int, wa
     samples = recipe.guidance.samples * recipe.guidance.iterations if constrained else 0
     evaluated = len(inputs.heldout_prompts) * recipe.evaluation.samples_per_prompt
     dtype = torch.bfloat16 if trains_in_bf16(recipe) else torch.float32
-    speed, inference = matmul_speed(device, dtype), matmul_speed(device, fast_dtype(device))
+    speed = matmul_speed(device, dtype)
+    inference = speed if fast_dtype(device) == dtype else matmul_speed(device, fast_dtype(device))
     fitted = (samples + recipe.nado_fit.corpus_rows * recipe.guidance.iterations) * mean_length if constrained else 0
     decoded = recipe.sampling.max_new_tokens
     decoded_later = (recipe.evaluation.sampling or recipe.sampling).max_new_tokens

@@ -122,6 +122,7 @@ def _save_model(trainer: Trainer, folder: Path) -> None:
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     trainer.save_model(str(partial))
+    (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle that a model needs no part of
     shutil.rmtree(folder, ignore_errors=True)
     try:
         partial.rename(folder)

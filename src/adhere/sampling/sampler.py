@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from adhere.data.tokenization import encode_prompt
+from adhere.data.tokenization import encode_prompt, pad_id
 from adhere.errors import CorpusError
 from adhere.records import Prompt, Sample
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from torch import Tensor
     from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -121,7 +123,7 @@ class TransformersSampler:
         from adhere.sampling.choice import InverseCdfChoice
 
         length = max(map(len, batch.prompt_ids))
-        pad, eos = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
+        pad, eos = pad_id(self.tokenizer), self.tokenizer.eos_token_id
         ids = [[pad] * (length - len(row)) + list(row) for row in batch.prompt_ids]
         uniforms_BT = np.stack(
             [
@@ -140,22 +142,14 @@ class TransformersSampler:
             max_new_tokens=self.config.max_new_tokens, do_sample=False, num_beams=1, pad_token_id=pad, eos_token_id=eos,
             bos_token_id=self.tokenizer.bos_token_id, use_cache=True,
         )  # fmt: skip
-        training = self.model.training
-        self.model.eval()
-        # Prefill hands the head a strided slice, which torch on CPU multiplies with frozen bfloat16 weights as a batch of
-        # one-row products, a hundred times slower than a contiguous copy.
-        hook = self.model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
-        try:
-            with torch.inference_mode():
-                output_BT = self.model.generate(
-                    input_ids=torch.tensor(ids, device=device),
-                    attention_mask=prompt_mask,
-                    generation_config=settings,
-                    logits_processor=LogitsProcessorList([choice]),
-                )
-        finally:
-            hook.remove()
-            self.model.train(training)
+        with torch.inference_mode(), _as_it_is(self.model):
+            generate: Callable[..., Tensor] = self.model.generate  # type: ignore[assignment]
+            output_BT = generate(
+                input_ids=torch.tensor(ids, device=device),
+                attention_mask=prompt_mask,
+                generation_config=settings,
+                logits_processor=LogitsProcessorList([choice]),
+            )
         return self._samples(batch, output_BT[:, length:].tolist(), choice, eos)
 
     def _samples(self, batch: Batch, outputs: list[list[int]], choice: InverseCdfChoice, eos: int) -> list[Sample]:
@@ -170,7 +164,7 @@ class TransformersSampler:
                     prompt_index=prompt.index,
                     replicate=replicate,
                     prompt=prompt.text,
-                    output=self.tokenizer.decode(kept, skip_special_tokens=True),
+                    output=str(self.tokenizer.decode(kept, skip_special_tokens=True)),
                     prompt_ids=batch.prompt_ids[row],
                     output_ids=tuple(kept),
                     finished=finished,
@@ -182,6 +176,28 @@ class TransformersSampler:
                 )
             )
         return samples
+
+
+@contextmanager
+def _as_it_is(model: PreTrainedModel) -> Iterator[None]:
+    """The model in eval mode, without generation settings of its own; afterwards it is what it was."""
+    from transformers import GenerationConfig
+
+    adapted = hasattr(model, "get_base_model")
+    whole = cast("PreTrainedModel", cast("PeftModel", model).get_base_model()) if adapted else model
+    training, own = model.training, whole.generation_config
+    # Prefill hands the head a strided slice, which torch on CPU multiplies with frozen bfloat16 weights as a batch of
+    # one-row products, a hundred times slower than a contiguous copy.
+    hook = whole.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
+    # `generate` takes what its settings leave open from the model: a repetition penalty, say, and p would be another.
+    whole.generation_config = GenerationConfig()
+    model.eval()
+    try:
+        yield
+    finally:
+        hook.remove()
+        whole.generation_config = own
+        model.train(training)
 
 
 def draw_all(

@@ -41,7 +41,7 @@ class ConstrainedConfig(TrainingArguments):
     nado_fit: FitConfig = field(default_factory=FitConfig, metadata={"help": "how the auxiliary model is fitted"})
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call]
         for name, choices in (
             ("anchor", Anchor), ("positions", Positions), ("violating_rows", ViolatingRows), ("schedule", ScheduleName),
         ):  # fmt: skip
@@ -68,7 +68,7 @@ class ConstrainedConfig(TrainingArguments):
 
     def to_dict(self) -> dict[str, Any]:
         """As `TrainingArguments.to_dict`, with our sections as plain dictionaries."""
-        described = super().to_dict()
+        described: dict[str, Any] = super().to_dict()  # type: ignore[no-untyped-call]
         for name in ("sampling", "refresh", "nado", "nado_fit"):
             described[name] = getattr(self, name).model_dump()
         return described

@@ -114,9 +114,14 @@ def _log_w(nado: Nado, constraint: Constraint, batch: Batch, features_BTD: Tenso
 
 
 def _position_weights(batch: Batch, held_N: Tensor, log_w_prefix_N: Tensor, clip: float) -> Tensor:
-    """1 at corpus positions; at sampled ones the weight that turns prefixes of p into prefixes of q*."""
+    """How much each position counts.
+
+    At sampled positions the weight that turns prefixes of p into prefixes of q*. Corpus prefixes come from neither: they
+    count fully while q* is at least as likely as p to write them, and ever less once they have violated. q* never goes
+    through such a prefix, and what NADO says of the tokens after it is the ratio of two numbers near 0.
+    """
     sampled_N = batch.sampled_B[batch.output_BT.nonzero()[:, 0]]
-    weight_N = held_N.float()
+    weight_N = held_N * log_w_prefix_N.clamp_max(0.0).exp()
     if bool(sampled_N.any()):
         counted_N = held_N & sampled_N
         weight_N[counted_N] = prefix_weights(log_w_prefix_N[None, counted_N], counted_N[None, counted_N], clip)[0]

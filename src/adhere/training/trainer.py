@@ -10,7 +10,6 @@ the first micro-batch of a step; a checkpoint is written at every iteration boun
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,8 +99,8 @@ class ConstrainedTrainer(Trainer):
             callbacks=[*(callbacks or []), _SaveAtBoundaries(self)],
         )
         self.config = args
-        self.run_folder = Path(args.output_dir)
-        self.reference = FrozenModel(policy.model, fast_dtype(self.model.device))  # before any checkpoint is loaded
+        self.run_folder = Path(str(args.output_dir))
+        self.reference = FrozenModel(policy.model, fast_dtype(policy.device))  # before any checkpoint is loaded
         self.guidance: Guidance | None = None
         self.corpus_labels = CorpusLabels(rows, self.constraints, self.tokenizer, self.run_folder)
         self.progress = ProgressLog(self.run_folder)
