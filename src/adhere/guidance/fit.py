@@ -82,7 +82,7 @@ def fit(
         if held_out_loss < best_loss:
             best_loss, best, best_epoch = held_out_loss, copy.deepcopy(nado.state_dict()), epoch
     nado.load_state_dict(best)
-    quality = fit_quality(*_predictions(nado, held_out, constraint, config))
+    quality = fit_quality(*_predictions(nado, held_out, constraint, config)[:3])
     quality |= {"held_out_loss": best_loss, "start_loss": start_loss, "best_epoch": float(best_epoch)}
     quality |= {"sequences": float(len(judged)), "base_rate": sum(labels) / len(labels)}
     return FitResult(nado.eval(), optimizer_tensors(optimizer), quality)
@@ -166,25 +166,27 @@ def _loss(
 @torch.no_grad()
 def _predictions(
     nado: Nado, items: Sequence[ReadEvidence], constraint: str, config: FitConfig
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the final label is one of R: logit of R as told from the prefix before, that label, logit of the value."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Where the final label is one of R: logit of R told from the prefix before, label, logit of the value, weight."""
     nado.eval()
     device = next(nado.parameters()).device
-    next_N, score_N, value_N = [], [], []
+    next_N, score_N, value_N, weight_N = [], [], [], []
     for start in range(0, len(items), config.batch_size):
         batch = _read_batch(nado, items[start : start + config.batch_size], constraint, device)
         mask_BN = batch.known_BN[:, 1:]
         next_N.append(batch.next_BN[mask_BN])
         value_N.append(batch.value_BN[:, 1:][mask_BN])
         score_N.append(batch.score_B[:, None].expand_as(mask_BN)[mask_BN])
-    return torch.cat(next_N).cpu(), torch.cat(score_N).cpu(), torch.cat(value_N).cpu()
+        weight_N.append(batch.weight_B[:, None].expand_as(mask_BN)[mask_BN])
+    return torch.cat(next_N).cpu(), torch.cat(score_N).cpu(), torch.cat(value_N).cpu(), torch.cat(weight_N).cpu()
 
 
 def _held_out_loss(nado: Nado, items: Sequence[ReadEvidence], constraint: str, config: FitConfig) -> float:
     """Mean CE against the final labels where they are unbiased for R, whatever the TD mix."""
-    next_N, score_N, value_N = _predictions(nado, items, constraint, config)
-    ones_N = torch.ones_like(score_N)
-    return float(oracle_likelihood(next_N, score_N, ones_N) + oracle_likelihood(value_N, score_N, ones_N)) / 2
+    next_N, score_N, value_N, weight_N = _predictions(nado, items, constraint, config)
+    logits_N2, ones_N2 = torch.stack([next_N, value_N], 1), torch.ones(len(score_N), 2)
+    # Weighed as the training loss is: otherwise truncated samples would stop the fit at what they say of themselves.
+    return float(oracle_likelihood(logits_N2, score_N[:, None].expand_as(ones_N2), ones_N2, weight_N))
 
 
 def _split(items: list[ReadEvidence], share: float) -> tuple[list[ReadEvidence], list[ReadEvidence]]:

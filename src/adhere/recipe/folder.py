@@ -40,7 +40,7 @@ def check_folder(recipe: Recipe, resume: bool) -> None:
     refuse_if_held(folder)
     held = sorted(path.name for path in folder.iterdir() if path.name != LOCK)
     if RECIPE not in held:
-        if held:
+        if held and held != ["manifest.json"]:  # a manifest alone: killed in `begin`, before there was a recipe
             shown = ", ".join(held[:6]) + (", ..." if len(held) > 6 else "")
             raise RunFolderError(
                 f"output_dir {str(folder)!r} is not empty and holds no run of adhere: it has {shown}; choose another"
