@@ -2,7 +2,7 @@
 
     python benchmarks/defaults.py --seeds 0 1                 # all cells; a finished cell is not run again
     python benchmarks/defaults.py --seeds 0 1 --only weight   # the cells of one choice
-    python benchmarks/defaults.py --table docs/defaults.md    # write the table from what is on disk
+    python benchmarks/defaults.py --table docs/defaults.md    # put the table from what is on disk into the document
 
 Each cell trains the demo's recipe with a few settings changed, measures the model as the demo does, and writes one JSON
 file under `--work`; models are deleted once measured. The results file is made from the cells.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
+import re
 import shutil
 import sys
 import time
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 BENCHMARK = "defaults"
+BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 MEASURED = (
     "violation_rate", "judge_violation_rate", "clean_perplexity", "corpus_perplexity", "distinct_2", "train_seconds",
 )  # fmt: skip
@@ -69,12 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     _cell(options.work, variant, seed)
     results = _results(options.work)
     if results["rows"]:
-        path = options.results or Path("benchmarks/results") / f"{BENCHMARK}.{_machine_name()}.json"
+        path = options.results or Path("benchmarks/results") / f"{BENCHMARK}.{_machine_name(results['machine'])}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
+        if options.table is not None:
+            _write_table(options.table, _table(results, path))
         path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         print(path)
-    if options.table is not None:
-        options.table.write_text(_table(results), encoding="utf-8")
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -83,7 +84,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="*", default=[], help="choices to run; all when left out")
     parser.add_argument("--work", type=Path, default=Path("runs/defaults"), help="where runs and cells are kept")
     parser.add_argument("--results", type=Path, help="the results file; named after the machine when left out")
-    parser.add_argument("--table", type=Path, help="write this Markdown file from what is on disk; runs nothing")
+    parser.add_argument("--table", type=Path, help="put the table into this Markdown file; runs nothing")
     return parser.parse_args(arguments)
 
 
@@ -138,12 +139,59 @@ def _results(work: Path) -> dict[str, Any]:
     }
 
 
-def _table(results: dict[str, Any]) -> str:
-    raise SystemExit("not yet")
+COLUMNS = (
+    ("violation_rate", "violations", "{:.3f}"),
+    ("judge_violation_rate", "by the second judge", "{:.3f}"),
+    ("clean_perplexity", "clean perplexity", "{:.1f}"),
+    ("corpus_perplexity", "corpus perplexity", "{:.0f}"),
+    ("distinct_2", "distinct-2", "{:.3f}"),
+    ("train_seconds", "training, s", "{:.0f}"),
+)
 
 
-def _machine_name() -> str:
-    return platform.node() or "machine"
+def _table(results: dict[str, Any], path: Path) -> str:
+    """The results as a Markdown table, one line a choice and a seed; nothing in it is typed by hand."""
+    rows, machine = results["rows"], results["machine"]
+    lines = [
+        "| choice | setting | seed | " + " | ".join(title for _, title, _ in COLUMNS) + " |",
+        "| --- | --- | --- | " + " | ".join("---:" for _ in COLUMNS) + " |",
+    ]
+    order = {(variant.choice, variant.value): number for number, variant in enumerate(VARIANTS)}
+    found = {(row["choice"], row["setting"], row["seed"]) for row in rows}
+    for choice, setting, seed in sorted(found, key=lambda key: (order.get(key[:2], len(order)), key)):
+        told = {
+            row["name"]: row for row in rows if (row["choice"], row["setting"], row["seed"]) == (choice, setting, seed)
+        }
+        cells = (_shown(told.get(name), form) for name, _, form in COLUMNS)
+        lines.append(f"| {choice} | {setting} | {seed} | " + " | ".join(cells) + " |")
+    about = (
+        f"Made by `{results['command']}` on {machine['cpu']}, {machine['cores']} cores, {results['date'][:10]}; the numbers "
+        f"are in `{path}`."
+    )
+    return "\n".join([about, "", *lines]) + "\n"
+
+
+def _shown(row: dict[str, Any] | None, form: str) -> str:
+    if row is None:
+        return "–"
+    value = form.format(row["value"])
+    if row.get("low") is None:
+        return value
+    return f"{value} [{form.format(row['low'])}, {form.format(row['high'])}]"
+
+
+def _write_table(document: Path, table: str) -> None:
+    """Put the table between the two marks of a document; what people wrote round it stays."""
+    text = document.read_text(encoding="utf-8")
+    if BEGIN not in text or END not in text:
+        raise SystemExit(f"{document} has no {BEGIN} ... {END} to put the table between")
+    before, _, rest = text.partition(BEGIN)
+    document.write_text(f"{before}{BEGIN}\n\n{table}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
+def _machine_name(machine: dict[str, Any]) -> str:
+    """A machine in a file's name: its kind and size, not what its owner calls it."""
+    return re.sub(r"[^a-z0-9]+", "-", f"{machine['cpu']}-{machine['cores']}-cores".lower()).strip("-")
 
 
 if __name__ == "__main__":

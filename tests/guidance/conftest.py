@@ -30,7 +30,13 @@ def toy_evidence() -> MakeEvidence:
     """`count` sequences of `length` tokens, drawn evenly; those with the banned token violate `c`."""
 
     def make(
-        count: int, length: int = 4, *, seed: int = 0, prefix_labels: bool = True, asked: int = 0, on_policy: bool = True
+        count: int,
+        length: int = 4,
+        *,
+        seed: int = 0,
+        prefix_labels: bool = True,
+        asked: int = 0,
+        on_policy: bool = True,
     ) -> list[ReadEvidence]:
         random = torch.Generator().manual_seed(seed)
         rows = torch.randint(VOCABULARY, (count, length), generator=random).tolist()

@@ -85,9 +85,7 @@ def test_the_asked_positions_are_as_many_as_wanted_and_drawn_by_the_generator(ti
 
 
 def test_a_nado_that_reads_tokens_needs_no_features(tiny_model: LlamaForCausalLM) -> None:
-    assert all(
-        item.features_TD is None for item in read(_evidence(), None, tiny_model, asked=4, generator=_random())
-    )
+    assert all(item.features_TD is None for item in read(_evidence(), None, tiny_model, asked=4, generator=_random()))
 
 
 def test_features_of_corpus_rows_are_computed_once_and_of_samples_always(
@@ -128,7 +126,9 @@ def test_samples_have_the_same_features_to_the_bit_whether_the_corpus_is_known_o
     seen = []
     for _ in range(2):
         shapes.clear()
-        ready = read([*corpus, *_evidence()], reference, tiny_model, asked=0, generator=_random(), known=known, batch_size=3)
+        ready = read(
+            [*corpus, *_evidence()], reference, tiny_model, asked=0, generator=_random(), known=known, batch_size=3
+        )
         seen.append((shapes[:2], [item.features_TD for item in ready[4:]]))
     assert seen[0][0] == seen[1][0]
     assert all(torch.equal(one, other) for one, other in zip(seen[0][1], seen[1][1], strict=True))  # type: ignore[arg-type]

@@ -106,7 +106,8 @@ def test_a_corpus_row_is_never_learned_in_one_iteration_and_held_out_in_another(
     known = {id(item.evidence) for item in corpus}
     trained, held_out = [], []
     for iteration, order in enumerate((corpus, corpus[::-1], corpus[40:] + corpus[:40])):
-        watched["trained"].clear(), watched["held out"].clear()
+        for seen in watched.values():
+            seen.clear()
         samples = toy_evidence(30 + 10 * iteration, seed=iteration)  # other samples, and more of them
         _fit(make_nado(), [*samples, *order] if iteration else [*order, *samples])
         trained.append(watched["trained"] & known)
@@ -163,7 +164,8 @@ def test_the_optimiser_survives_safetensors_to_the_bit(tmp_path: Path) -> None:
     def new() -> tuple[torch.nn.Linear, torch.optim.AdamW]:
         layer = torch.nn.Linear(3, 2)
         with torch.no_grad():
-            layer.weight.fill_(0.5), layer.bias.fill_(0.1)
+            layer.weight.fill_(0.5)
+            layer.bias.fill_(0.1)
         return layer, torch.optim.AdamW(layer.parameters(), lr=0.1)
 
     def step(layer: torch.nn.Linear, optimizer: torch.optim.AdamW, number: int) -> None:
@@ -181,7 +183,8 @@ def test_the_optimiser_survives_safetensors_to_the_bit(tmp_path: Path) -> None:
     load_optimizer(resumed, loaded)
     before = {name: tensor.clone() for name, tensor in loaded.items()}
     for number in range(3, 6):
-        step(layer, optimizer, number), step(other, resumed, number)
+        step(layer, optimizer, number)
+        step(other, resumed, number)
     assert torch.equal(layer.weight, other.weight) and torch.equal(layer.bias, other.bias)
     assert all(torch.equal(loaded[name], before[name]) for name in before)  # guidance that is kept must not change
 

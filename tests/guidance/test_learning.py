@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 from transformers import LlamaForCausalLM
 
 from adhere.guidance.config import FitConfig
@@ -25,7 +25,7 @@ BANNED = 3  # as in conftest
 
 
 def _fit(nado: Nado, evidence: list[ReadEvidence], epochs: int = 12, **settings: float) -> dict[str, float]:
-    config = FitConfig(epochs=epochs, batch_size=32, learning_rate=1e-2, **settings)
+    config = FitConfig.model_validate({"epochs": epochs, "batch_size": 32, "learning_rate": 1e-2, **settings})
     return fit(nado, None, evidence, "c", config, torch.Generator().manual_seed(0)).quality
 
 
@@ -44,28 +44,29 @@ def _others(r_V: torch.Tensor) -> torch.Tensor:
 
 def test_a_banned_token_is_learned_from_samples(toy_evidence: MakeEvidence, make_nado: MakeNado) -> None:
     nado = make_nado()
-    quality = _fit(nado, toy_evidence(300, asked=2))
-    for prefix in ([1], [1, 7], [1, 5, 20]):
+    quality = _fit(nado, toy_evidence(400, length=3, asked=2), learning_rate=2e-2)
+    for prefix, exact in (([1], (23 / 24) ** 2), ([1, 7], 23 / 24)):
         r_V = _r_of_next(nado, prefix)
-        assert r_V[BANNED] < 0.2
+        assert r_V[BANNED] < 0.25
         assert _others(r_V).mean() > 0.8 and _others(r_V).min() > 0.6
-    assert _r_of_next(nado, [1, 7, BANNED]).max() < 0.2  # violated once and for all
+        assert float(_others(r_V).mean()) == pytest.approx(exact, abs=0.1)
+    assert _r_of_next(nado, [1, 7, BANNED]).max() < 0.25  # violated once and for all
     assert quality["auc"] > 0.8 and quality["best_epoch"] > 0
 
 
 def test_it_is_learned_on_the_hidden_states_of_a_frozen_model_too(tiny_model: LlamaForCausalLM) -> None:
     random = torch.Generator().manual_seed(0)
-    rows = torch.randint(31, (300, 4), generator=random).tolist()
+    rows = torch.randint(31, (400, 3), generator=random).tolist()
     evidence = []
     for row in rows:
-        clean = tuple(float(BANNED not in row[:end]) for end in range(5))
+        clean = tuple(float(BANNED not in row[:end]) for end in range(4))
         evidence.append(Evidence((1,), tuple(row), {"c": Verdict(clean[-1], None if clean[-1] else clean)}))
     reference = FrozenModel(tiny_model, torch.float32)
     nado = build_nado(NadoConfig(width=16, heads=2, rank=8), reference.embeddings_VD, seed=0)
-    _fit(nado, read(evidence, reference, tiny_model, asked=0, generator=random))
-    for prefix in ([1], [1, 7], [1, 5, 20]):
+    _fit(nado, read(evidence, reference, tiny_model, asked=0, generator=random), learning_rate=2e-2)
+    for prefix in ([1], [1, 7]):
         r_V = _r_of_next(nado, prefix, tiny_model)
-        assert r_V[BANNED] < 0.2 and _others(r_V).mean() > 0.8
+        assert r_V[BANNED] < 0.25 and _others(r_V).mean() > 0.8
 
 
 def test_prefix_labels_put_the_blame_on_the_token_that_violates(
@@ -73,50 +74,45 @@ def test_prefix_labels_put_the_blame_on_the_token_that_violates(
 ) -> None:
     """Whole-sequence labels blame whatever stood in a violating sequence; of long ones most violate."""
 
-    def gap(prefix_labels: bool) -> float:
+    def ranking(prefix_labels: bool, td_lambda: float) -> float:
+        """ROC-AUC of 1 − R for the token that violates among all up to it."""
         nado = make_nado()
-        _fit(nado, toy_evidence(96, length=16, prefix_labels=prefix_labels), epochs=8)
-        found = [_r_of_next(nado, prefix) for prefix in ([1], [1, 7, 9], [1, 5, 20, 11, 2, 8])]
-        return sum(float(_others(r_V).median() - r_V[BANNED]) for r_V in found) / len(found)
+        _fit(nado, toy_evidence(200, length=24, prefix_labels=prefix_labels), epochs=8, td_lambda=td_lambda)
+        blame, violates = [], []
+        for item in toy_evidence(100, length=24, seed=77):
+            output = list(item.evidence.output_ids)
+            output = output[: output.index(BANNED) + 1] if BANNED in output else output
+            with torch.no_grad():
+                tokens_1T = torch.tensor([[1, *output]])
+                told_1T = nado.logits_of(nado(tokens_1T[:, :-1], torch.ones_like(tokens_1T[:, :-1])), tokens_1T[:, 1:])
+            blame += (-told_1T[0]).tolist()
+            violates += [token == BANNED for token in output]
+        return float(roc_auc_score(violates, blame))
 
-    assert gap(prefix_labels=True) > gap(prefix_labels=False) + 0.1
-
-
-def test_a_clean_prefix_of_a_violating_sample_is_blamed_less_the_smaller_td_lambda(make_nado: MakeNado) -> None:
-    """Every sample begins with 5; half go wrong at once. Where 9 stands before the violation its luck is not its fault."""
-    rows = [(5, 9, 7, BANNED)] * 20 + [(5, 8, 7, 6)] * 100 + [(5, 9, 7, 6)] * 20
-    evidence = []
-    for row in rows:
-        clean = tuple(float(BANNED not in row[:end]) for end in range(5))
-        evidence.append(ReadEvidence(Evidence((1,), row, {"c": Verdict(clean[-1], None if clean[-1] else clean)}), None))
-    random = torch.Generator().manual_seed(0)
-    evidence = [evidence[i] for i in torch.randperm(len(evidence), generator=random).tolist()]
-
-    def r_of_nine(td_lambda: float) -> float:
-        nado = make_nado()
-        _fit(nado, evidence, epochs=4, td_lambda=td_lambda, consistency_weight=0.0)
-        return float(_r_of_next(nado, [1, 5])[9])
-
-    assert r_of_nine(1.0) < r_of_nine(0.2)
+    whole_sequence, prefixes = ranking(False, td_lambda=1.0), ranking(True, td_lambda=0.5)
+    assert prefixes > 0.95
+    assert prefixes > whole_sequence + 0.05
 
 
 def test_importance_weights_make_r_that_of_the_policy(make_nado: MakeNado) -> None:
     """Half the samples violate; under the policy, for which the satisfied ones stand three times over, a quarter do."""
-    rows = [(5, 9, 7, token) for token in (6, BANNED) * 60]
-    evidence = [
-        ReadEvidence(
-            Evidence((1,), row, {"c": Verdict(float(row[-1] != BANNED))}, math.log(3.0) if row[-1] != BANNED else 0.0),
-            None,
-        )
-        for row in rows
-    ]
-    nado = make_nado()
-    _fit(nado, evidence, epochs=6, held_out=0.3)
-    assert float(_r_of_next(nado, [1])[5]) == pytest.approx(0.75, abs=0.05)
-    plain = make_nado()
-    unweighted = [dataclasses.replace(item.evidence, log_importance=0.0) for item in evidence]
-    _fit(plain, [ReadEvidence(item, None) for item in unweighted], epochs=6, held_out=0.3)
-    assert float(_r_of_next(plain, [1])[5]) == pytest.approx(0.5, abs=0.05)
+    random = torch.Generator().manual_seed(0)
+    rows = [(*torch.randint(4, 24, (3,), generator=random).tolist(), last) for last in (6, BANNED) * 100]
+
+    def r_at_the_prompt(log_weight: float) -> float:
+        evidence = []
+        for row in rows:
+            satisfied = row[-1] != BANNED
+            verdicts = {"c": Verdict(float(satisfied))}
+            evidence.append(ReadEvidence(Evidence((1,), row, verdicts, log_weight if satisfied else 0.0), None))
+        nado = make_nado()
+        _fit(nado, evidence, epochs=6)
+        tokens_1T = torch.tensor([[1]])
+        with torch.no_grad():
+            return float(nado(tokens_1T, torch.ones_like(tokens_1T)).value_BT.sigmoid())
+
+    assert r_at_the_prompt(math.log(3.0)) == pytest.approx(0.75, abs=0.06)
+    assert r_at_the_prompt(0.0) == pytest.approx(0.5, abs=0.06)
 
 
 def test_forward_consistency_teaches_what_the_end_of_corpus_rows_says(

@@ -82,8 +82,8 @@ def test_two_moments_can_be_held_at_once(live: PreTrainedModel) -> None:
 def test_a_lent_model_is_in_eval_mode_without_gradients_and_the_live_one_as_it_was(
     live: PreTrainedModel, training: bool
 ) -> None:
-    frozen = FrozenModel(live)
     live.train(training)
+    frozen = FrozenModel(live)
     with frozen.lent() as still:
         assert not any(module.training for module in still.modules())
         assert not torch.is_grad_enabled()
@@ -151,7 +151,7 @@ def test_another_dtype_is_for_the_copy_alone(tiny_model: LlamaForCausalLM) -> No
 
 
 def test_a_copy_in_bfloat16_keeps_its_positions_exact(tiny_model: LlamaForCausalLM) -> None:
-    """1 / 10000^(k/d) is no number of bfloat16: rounded, token 60 would stand somewhere else."""
+    """1 / 10000^(k/d) is no number of bfloat16: rounded, every rotary angle would be a little off."""
     exact = tiny_model.model.rotary_emb.inv_freq.clone()
     assert not torch.equal(exact.bfloat16().float(), exact)
     with FrozenModel(tiny_model, torch.bfloat16).lent() as still:

@@ -67,7 +67,9 @@ class Guidance:
 
 
 def _below(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    return {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
+    """The tensors of one constraint. Its name may hold a slash, the name of a tensor never does."""
+    parted = [(key.rpartition("/"), value) for key, value in tensors.items()]
+    return {tensor: value for (owner, _, tensor), value in parted if owner == name}
 
 
 def generator_for(*seeds: int) -> torch.Generator:

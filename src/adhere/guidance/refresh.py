@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from adhere.data.batch_log import read_state
 from adhere.data.sample_store import SampleStore
 from adhere.errors import GuidanceError, RunFolderError
 from adhere.guidance.config import FitConfig, RefreshConfig
@@ -78,10 +79,11 @@ class Refresher:
 
         Raises:
             GuidanceError: nothing to tell good from bad, in the first iteration.
-            OracleError, RunFolderError: from labelling and from the disk.
+            OracleError, RunFolderError: from labelling and from the disk; what is there is of another run.
         """
         folder = self.guidance_folder(request.iteration)
         if Guidance.exists(folder):
+            self._refuse_guidance_of_another_run(request)
             return Guidance.load(folder, self.reference.embeddings_VD)
         if request.step != request.policy_step:
             raise RunFolderError(
@@ -182,6 +184,17 @@ class Refresher:
         for nado in nados.values():
             nado.freeze()
         return Guidance(version, nados, optimizers)
+
+    def _refuse_guidance_of_another_run(self, request: Request) -> None:
+        """Raises RunFolderError when the samples it was fitted on were made by other settings, or by a later policy."""
+        path = SampleStore(self.folder).path("labels", request.iteration)
+        found, wanted = read_state(path).header or {}, self._header(request, 0)
+        for name in ("policy_step", "fingerprint"):
+            if found.get(name, wanted[name]) != wanted[name]:
+                raise RunFolderError(
+                    f"{self.guidance_folder(request.iteration)} was made by another run: {path} has {name} "
+                    f"{found[name]!r}, this run has {wanted[name]!r}; choose another output folder, or delete this one"
+                )
 
     def _header(self, request: Request, batches: int) -> dict[str, Any]:
         settings = {

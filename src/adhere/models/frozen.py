@@ -141,8 +141,8 @@ def _write(model: PreTrainedModel, weights: dict[str, Tensor]) -> None:
 def _in_dtype(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     """The model in this dtype; its rotary frequencies stay as they are, as when it is loaded in this dtype.
 
-    Rounded to bfloat16 they would be up to 0.4 % off, and the angle between two tokens by that much for every token of
-    their distance: after some hundred tokens the positions would be those of another model.
+    Rounded to bfloat16 they would be up to 0.4 % off, and with them every angle. SmolLM2-135M was then 0.0015 nats a token
+    from its float32 self after 1,300 tokens, against 0.0011 without the rounding (in the first hundred: no difference).
     """
     exact = {name: buffer for name, buffer in model.named_buffers() if name.endswith("inv_freq")}
     model.to(dtype)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +40,9 @@ class CorpusLabels:
     ) -> None:
         self._rows, self._constraints, self._tokenizer = rows, constraints, tokenizer
         self._path = folder / "labels" / "corpus.jsonl"
+        self._numbers: list[int] = rows["row"][:]
+        texts = json.dumps([rows[column][:] for column in ("prompt", "completion")])
+        self._digest = hashlib.sha256(texts.encode()).hexdigest()[:16]
         self._verdicts: dict[int, dict[str, Verdict]] = self._read()
 
     def violating(self) -> set[int]:
@@ -84,12 +88,12 @@ class CorpusLabels:
             self._write()
 
     def _number(self, position: int) -> int:
-        return int(self._rows[position]["row"])
+        return self._numbers[position]
 
     def _fingerprint(self) -> dict[str, Any]:
         return {
             "oracles": [[c.name, c.oracle.name, c.oracle.version] for c in self._constraints],
-            "rows": len(self._rows),
+            "rows": self._digest,
         }
 
     def _read(self) -> dict[int, dict[str, Verdict]]:

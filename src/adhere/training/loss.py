@@ -34,6 +34,8 @@ class Batch:
     output_BT: Tensor  # bool: positions that predict a token of the output
     held_BT: Tensor  # bool: the output positions at which the regulariser counts
     sampled_B: Tensor  # bool
+    tilted_B: Tensor  # bool: rows whose corpus loss is weighed by the tilt
+    log_importance_B: Tensor  # of sampled rows that were not drawn from the policy as it is (temperature, top-p, top-k)
 
     @property
     def next_BT(self) -> Tensor:
@@ -58,7 +60,6 @@ def loss_sums(
     features_BTD: Tensor | None,
     anchor_logits_BTV: Tensor | None,
     *,
-    tilt_corpus: bool,
     prefix_weight_clip: float,
 ) -> LossSums:
     """Both parts of the loss.
@@ -70,8 +71,6 @@ def loss_sums(
         constraints: targets and weights.
         features_BTD: hidden states of the frozen model; None when NADO reads tokens.
         anchor_logits_BTV: logits of the model that q* is built on; None for the policy itself (`live`).
-        tilt_corpus: weigh the corpus loss of an output's tokens by how much q* favours the text so far,
-            min(1, W(x, y_≤i) / W(x)), so that what leads to a violation is not learned.
         prefix_weight_clip: largest weight of a sampled prefix.
     """
     logits_NV = logits_BTV[batch.output_BT]
@@ -92,8 +91,9 @@ def loss_sums(
         sums.regulariser = sums.regulariser + constraint.weight * (weight_N * surrogate_N).sum()
         sums.kl[constraint.name] = (weight_N * value_N.detach()).sum()
     weight_BT = batch.learned_BT.float()
-    if tilt_corpus:
-        weight_BT[batch.output_BT] *= tilt_N.exp()
+    # How much q* favours the text so far, min(1, W(x, y_≤i) / W(x)): what leads to a violation is not learned.
+    tilted_N = batch.tilted_B[batch.output_BT.nonzero()[:, 0]]
+    weight_BT[batch.output_BT] *= torch.where(tilted_N, tilt_N.exp(), 1.0)
     losses_BT = cross_entropy(logits_BTV[:, :-1].float().transpose(1, 2), batch.next_BT[:, :-1], reduction="none")
     sums.corpus = (weight_BT[:, :-1] * losses_BT).sum()
     return sums
@@ -120,9 +120,11 @@ def _position_weights(batch: Batch, held_N: Tensor, log_w_prefix_N: Tensor, clip
     count fully while q* is at least as likely as p to write them, and ever less once they have violated. q* never goes
     through such a prefix, and what NADO says of the tokens after it is the ratio of two numbers near 0.
     """
-    sampled_N = batch.sampled_B[batch.output_BT.nonzero()[:, 0]]
+    row_N = batch.output_BT.nonzero()[:, 0]
+    sampled_N = batch.sampled_B[row_N]
     weight_N = held_N * log_w_prefix_N.clamp_max(0.0).exp()
     if bool(sampled_N.any()):
         counted_N = held_N & sampled_N
-        weight_N[counted_N] = prefix_weights(log_w_prefix_N[None, counted_N], counted_N[None, counted_N], clip)[0]
+        log_weight_N = (log_w_prefix_N + batch.log_importance_B[row_N])[counted_N]
+        weight_N[counted_N] = prefix_weights(log_weight_N[None], counted_N[None, counted_N], clip)[0]
     return weight_N

@@ -27,7 +27,6 @@ class ProgressLog:
         self._tokens = 0
         self._seconds = 0.0
         self._since = time.monotonic()
-        self._satisfaction: dict[str, float] = {}
 
     def event(self, name: str, step: int, numbers: dict[str, Any]) -> None:
         """Put one event on disk."""
@@ -36,17 +35,29 @@ class ProgressLog:
         )
 
     def guidance(self, trainer: ConstrainedTrainer, guidance: Guidance) -> list[LabelledSample]:
-        """Log satisfaction on the fresh samples and the quality of NADO; returns those samples."""
-        iteration = guidance.version.iteration
+        """Log satisfaction on the fresh samples and the quality of NADO; returns those samples.
+
+        Guidance that a resumed run takes up in the middle of its iteration is in the log already.
+        """
+        iteration, step = guidance.version.iteration, trainer.state.global_step
         samples = SampleStore(self._folder).labelled(iteration)
+        if not self._sums:
+            self._step, self._seconds = step, 0.0  # a resumed run counts from where it goes on
+        self._since = time.monotonic()  # a refresh is not training time
+        if step != guidance.version.policy_step:
+            return samples
         logs: dict[str, float] = {"iteration": float(iteration)}
         for constraint in trainer.constraints:
             logs |= satisfaction_numbers(constraint.name, samples)
             quality = guidance.version.quality.get(constraint.name, {})
             logs |= {f"nado/{constraint.name}/{key}": value for key, value in quality.items()}
         trainer.log(logs)
-        self._since = time.monotonic()  # a refresh is not training time
         return samples
+
+    def pause(self) -> None:
+        """Count the time until now as training; what follows, until guidance is handed over, may be a refresh."""
+        now = time.monotonic()
+        self._seconds, self._since = self._seconds + now - self._since, now
 
     def add(self, sums: LossSums, corpus: float, held: float, tokens: int) -> None:
         """Add a micro-batch."""
@@ -61,8 +72,9 @@ class ProgressLog:
         steps = max(step - self._step, 1)
         taken = {name: value / steps for name, value in self._sums.items()}
         taken["kl"] = sum(value for name, value in taken.items() if name.startswith("kl/"))
-        taken["tokens_per_second"] = self._tokens / max(time.monotonic() - self._since, 1e-9)
-        self._sums, self._tokens, self._step, self._since = {}, 0, step, time.monotonic()
+        self.pause()
+        taken["tokens_per_second"] = self._tokens / max(self._seconds, 1e-9)
+        self._sums, self._tokens, self._step, self._seconds = {}, 0, step, 0.0
         return taken
 
 

@@ -24,6 +24,7 @@ class SampleRows:
     def batch(self, count: int, seed: int, number: int) -> dict[str, Tensor]:
         """`count` samples as a batch whose labels are all ignored."""
         order = torch.randperm(len(self._samples), generator=generator_for(seed, number, 53)).tolist()[:count]
+        drawn = [self._samples[i].sample for i in order]
         rows = [
             {
                 "input_ids": [*sample.prompt_ids, *sample.output_ids],
@@ -31,10 +32,11 @@ class SampleRows:
                 "learn_prompt": False,
                 "row": -1,
             }
-            for sample in (self._samples[i].sample for i in order)
+            for sample in drawn
         ]
         batch = self._collate(rows)
         batch["labels"] = torch.full_like(batch["labels"], -100)
+        batch["log_importance"] = torch.tensor([sample.log_importance for sample in drawn])
         return batch
 
 

@@ -30,7 +30,7 @@ from adhere.data.collation import IGNORED, ConstrainedCollator
 from adhere.data.corpus import examples_from_dataset
 from adhere.data.prompts import prompts_from_examples
 from adhere.data.tokenization import tokenize_examples
-from adhere.errors import RecipeError
+from adhere.errors import RecipeError, RunFolderError
 from adhere.guidance.constraint import Constraint, check_names
 from adhere.guidance.executors import InProcess
 from adhere.guidance.guidance import Guidance
@@ -48,6 +48,9 @@ from adhere.training.sample_rows import SampleRows, join
 if TYPE_CHECKING:
     from datasets import Dataset
     from peft import PeftConfig
+
+BATCH_KEYS = ("input_ids", "attention_mask", "learned", "output", "held", "sampled", "tilted", "log_importance")
+"""What a completed batch holds: the fields of `loss.Batch`, in order."""
 
 
 class ConstrainedTrainer(Trainer):
@@ -89,14 +92,14 @@ class ConstrainedTrainer(Trainer):
         examples = examples_from_dataset(train_dataset, policy.tokenizer, args.prompt_words)
         rows = tokenize_examples(examples, policy.tokenizer, args.max_length, args.max_prompt_length)
         self.tokenizer = policy.tokenizer
-        self.prompts = list(prompts) if prompts is not None else prompts_from_examples(examples)
+        self.prompts = list(prompts) if prompts is not None else prompts_from_examples(rows)
         super().__init__(
             model=policy.model,
             args=args,
             train_dataset=rows,
             data_collator=ConstrainedCollator(policy.tokenizer),
             processing_class=policy.tokenizer,
-            callbacks=[*(callbacks or []), _SaveAtBoundaries(self)],
+            callbacks=[*(callbacks or []), _Boundaries(self)],
         )
         self.config = args
         self.run_folder = Path(str(args.output_dir))
@@ -104,13 +107,30 @@ class ConstrainedTrainer(Trainer):
         self.guidance: Guidance | None = None
         self.corpus_labels = CorpusLabels(rows, self.constraints, self.tokenizer, self.run_folder)
         self.progress = ProgressLog(self.run_folder)
-        self._left_out: Tensor | None = None
+        self._violating = torch.empty(0, dtype=torch.long)  # numbers of corpus rows
         self._schedule: Schedule | None = None
         self._anchor: FrozenModel | None = None
         self._sample_rows: SampleRows | None = None
         self._counts = (1.0, 1.0)
 
     # ---- guidance ---------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Take up nothing of another run: called when training begins.
+
+        Raises:
+            RecipeError: more iterations than steps.
+            RunFolderError: the run folder holds a run that went further than this one, which begins at its first step.
+        """
+        self.starts()
+        self._schedule = self.guidance = None
+        if self.state.global_step == 0:
+            later = [*self.run_folder.glob("checkpoint-*"), *self.run_folder.glob("guidance/iteration-*[1-9]")]
+            if later:
+                raise RunFolderError(
+                    f"{self.run_folder} holds a run already ({later[0].relative_to(self.run_folder)}): go on with it by "
+                    "train(resume_from_checkpoint=True), or choose another output_dir"
+                )
 
     def starts(self) -> list[int]:
         """The steps at which iterations begin; known once training has begun.
@@ -163,9 +183,10 @@ class ConstrainedTrainer(Trainer):
     def _take_guidance(self) -> None:
         if self._schedule is None:
             self._schedule = self.make_schedule()
-            if self.config.violating_rows == "leave":
-                self._left_out = torch.tensor(sorted(self.corpus_labels.violating()))
+            if self.config.violating_rows != "learn":
+                self._violating = torch.tensor(sorted(self.corpus_labels.violating()), dtype=torch.long)
         policy = unhooked(self.accelerator.unwrap_model(self.model))
+        self.progress.pause()
         guidance = self._schedule.guidance_at(self.state.global_step, policy)
         if self.guidance is not None and guidance.version == self.guidance.version:
             return
@@ -190,15 +211,16 @@ class ConstrainedTrainer(Trainer):
 
     def _complete(self, batch: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
         """A collated batch with the masks of the loss; sampled rows joined to it where the regulariser is to see them."""
-        rows = dict(batch)
-        corpus_rows = len(rows["row"])
+        corpus_rows = len(batch["row"])
+        rows = {**batch, "log_importance": torch.zeros(corpus_rows, device=batch["row"].device)}
         if self._sample_rows is not None:
             drawn = self._sample_rows.batch(corpus_rows, self.config.seed, number)
             rows = join(rows, drawn, self.tokenizer.pad_token_id)
         learned_BT = torch.zeros_like(rows["labels"], dtype=torch.bool)
         learned_BT[:, :-1] = rows["labels"][:, 1:] != -100
-        if self._left_out is not None:
-            learned_BT &= ~torch.isin(rows["row"].cpu(), self._left_out).to(learned_BT.device)[:, None]
+        violating_B = torch.isin(rows["row"], self._violating.to(rows["row"].device))
+        if self.config.violating_rows == "leave":
+            learned_BT &= ~violating_B[:, None]
         output_BT = torch.zeros_like(learned_BT)
         output_BT[:, :-1] = rows["output_mask"][:, 1:].bool()
         sampled_B = torch.arange(len(rows["row"]), device=learned_BT.device) >= corpus_rows
@@ -210,6 +232,8 @@ class ConstrainedTrainer(Trainer):
             "output": output_BT,
             "held": held_BT,
             "sampled": sampled_B,
+            "log_importance": rows["log_importance"],
+            "tilted": violating_B if self.config.violating_rows == "tilt" else torch.zeros_like(violating_B),
         }
 
     def compute_loss(
@@ -224,9 +248,7 @@ class ConstrainedTrainer(Trainer):
             kept = {key: inputs[key] for key in ("input_ids", "attention_mask", "labels")}
             return super().compute_loss(model, kept, return_outputs, num_items_in_batch)
         assert self.guidance is not None
-        batch = Batch(
-            *(inputs[name] for name in ("input_ids", "attention_mask", "learned", "output", "held", "sampled"))
-        )
+        batch = Batch(*(inputs[name] for name in BATCH_KEYS))
         features_BTD, anchor_BTV = self._frozen(batch)
         outputs = model(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False)
         sums = loss_sums(
@@ -236,7 +258,6 @@ class ConstrainedTrainer(Trainer):
             self.constraints,
             features_BTD,
             anchor_BTV,
-            tilt_corpus=self.config.violating_rows == "tilt",
             prefix_weight_clip=self.config.prefix_weight_clip,
         )
         corpus, held = self._counts
@@ -266,11 +287,17 @@ class ConstrainedTrainer(Trainer):
         super().log(logs, start_time)
 
 
-class _SaveAtBoundaries(TrainerCallback):
+class _Boundaries(TrainerCallback):
     """Asks for a checkpoint where an iteration ends, so that no refresh begins before the training so far is on disk."""
 
     def __init__(self, trainer: ConstrainedTrainer) -> None:
         self._trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        self._trainer.begin()
+        return control
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
