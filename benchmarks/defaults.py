@@ -11,6 +11,7 @@ file under `--work`; models are deleted once measured. The results file is made 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
 import shutil
@@ -20,7 +21,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adhere.recipe.schema import Recipe
 
 BENCHMARK = "defaults"
 BEGIN, END = "<!-- table -->", "<!-- end of table -->"
@@ -43,9 +47,9 @@ VARIANTS = (
     Variant("plain", "plain fine-tuning", ("method=sft",)),
     SHIPPED,
     Variant("violating_rows", "learn", ("guidance.violating_rows=learn",)),
-    Variant("violating_rows", "tilt", ("guidance.violating_rows=tilt",)),
-    Variant("weight", "λ = 2", ("constraints.0.weight=2",)),
-    Variant("weight", "λ = 12", ("constraints.0.weight=12",)),
+    Variant("violating_rows", "leave", ("guidance.violating_rows=leave",)),
+    Variant("weight", "λ = 1", ("constraints.0.weight=1",)),
+    Variant("weight", "λ = 6", ("constraints.0.weight=6",)),
     Variant("anchor", "iteration", ("guidance.anchor=iteration",)),
     Variant("anchor", "reference", ("guidance.anchor=reference",)),
     Variant("positions", "samples", ("guidance.positions=samples",)),
@@ -68,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for variant in VARIANTS:
                 if not options.only or variant.choice in options.only:
                     _cell(options.work, variant, seed)
-    results = _results(options.work)
+    results = _results(options.work, options.seeds)
     if results["rows"]:
         path = options.results or Path("benchmarks/results") / f"{BENCHMARK}.{_machine_name(results['machine'])}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,19 +96,14 @@ def _cell(work: Path, variant: Variant, seed: int) -> None:
     from adhere.recipe.evaluate import measure
     from adhere.recipe.folder import finished
     from adhere.recipe.inputs import build_judges, read_inputs
-    from adhere.recipe.load import parse_recipe
     from adhere.recipe.train import train_recipe
     from adhere.recipe.trained import load_trained
 
-    name = f"{variant.choice}-{variant.value}-{seed}".replace(" ", "_").replace("/", "_")
-    path, folder = work / "cells" / f"{name}.json", work / name
+    recipe = _recipe(work, variant, seed)
+    path, folder, name = _cell_path(work, variant, seed), recipe.output_dir, recipe.output_dir.name
     if path.exists():
         return
     start = time.monotonic()
-    text = files("adhere.recipe").joinpath("demo.yaml").read_text(encoding="utf-8")
-    recipe = parse_recipe(
-        text, "demo.yaml", [f"seed={seed}", f"output_dir={json.dumps(str(folder))}", *variant.settings]
-    )
     print(f"{name} ...", file=sys.stderr, flush=True)
     train_recipe(recipe, resume=True)
     policy = load_trained(folder, recipe)
@@ -123,14 +122,31 @@ def _cell(work: Path, variant: Variant, seed: int) -> None:
     print(f"{name}: {time.monotonic() - start:.0f} s {rates}", file=sys.stderr, flush=True)
 
 
-def _results(work: Path) -> dict[str, Any]:
+def _recipe(work: Path, variant: Variant, seed: int) -> Recipe:
+    from adhere.recipe.load import parse_recipe
+
+    folder = work / re.sub(r"[^\w.-]+", "_", f"{variant.choice}-{variant.value}-{seed}")
+    text = files("adhere.recipe").joinpath("demo.yaml").read_text(encoding="utf-8")
+    settings = [f"seed={seed}", f"output_dir={json.dumps(str(folder))}", *variant.settings]
+    return parse_recipe(text, "demo.yaml", settings)
+
+
+def _cell_path(work: Path, variant: Variant, seed: int) -> Path:
+    """Where a cell is kept: its name holds a digest of its recipe, so a cell of another demo.yaml is never taken for it."""
+    recipe = _recipe(work, variant, seed)
+    digest = hashlib.sha256(recipe.model_dump_json(exclude={"output_dir"}).encode()).hexdigest()[:8]
+    return work / "cells" / f"{recipe.output_dir.name}.{digest}.json"
+
+
+def _results(work: Path, seeds: Sequence[int]) -> dict[str, Any]:
     from adhere.recipe.manifest import machine, now, versions
 
-    cells = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((work / "cells").glob("*.json"))]
+    paths = [_cell_path(work, variant, seed) for seed in seeds for variant in VARIANTS]
+    cells = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
     rows = [row for cell in cells for row in cell["rows"]]
     return {
         "benchmark": BENCHMARK,
-        "command": "python benchmarks/defaults.py",
+        "command": f"python benchmarks/defaults.py --seeds {' '.join(map(str, seeds))}",
         "date": now(),
         "machine": machine(),
         "versions": versions(),

@@ -69,6 +69,7 @@ def _twin(nado: Nado, items: list[ReadEvidence], config: FitConfig) -> torch.Ten
         count, weight = len(item.output_ids), torch.tensor(item.log_importance).exp()
         states = [_state(nado, item.prompt_ids + item.output_ids[:n]) for n in range(count + 1)]
         settled = [n == count or (scores is not None and all(s < 0.5 for s in scores[n:])) for n in range(count + 1)]
+        known = [item.on_policy or settled[n] for n in range(count + 1)]
         target = torch.zeros(count + 1)
         for n in range(count, -1, -1):
             if settled[n]:
@@ -76,11 +77,11 @@ def _twin(nado: Nado, items: list[ReadEvidence], config: FitConfig) -> torch.Ten
             else:
                 target[n] = (1 - config.td_lambda) * states[n + 1][0].detach() + config.td_lambda * target[n + 1]
         for n, (r, _) in enumerate(states):
-            if item.on_policy or settled[n]:
+            if known[n]:
                 value.append(weight * binary_cross_entropy(r, target[n]))
                 value_weight.append(weight)
         for n in range(count):
-            learned = target[n + 1] if item.on_policy or settled[n + 1] else states[n + 1][0].detach()
+            learned = target[n + 1] if known[n + 1] else states[n + 1][0].detach()
             following.append(weight * binary_cross_entropy(states[n][1][item.output_ids[n]], learned))
             following_weight.append(weight)
         for position, log_p_V in zip(read.asked_C, [] if read.log_p_CV is None else read.log_p_CV, strict=True):

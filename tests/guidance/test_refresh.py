@@ -99,6 +99,7 @@ def test_a_refresh_leaves_samples_labels_and_guidance_on_disk(
     assert guidance.version.quality[NO_VOWELS.name]["sequences"] == 14  # the corpus rows are fitted beside them
     assert Guidance.exists(refresher.guidance_folder(0))
     assert [event for event, _ in told] == ["sampled"] * 3 + ["labelled", "read", "fitted"]
+    assert told[2][1].pop("tokens_per_second") > 0
     assert told[2][1] == {"batch": 3, "batches": 3}
     assert told[-1][1]["constraint"] == NO_VOWELS.name and "auc" in told[-1][1]
 

@@ -46,10 +46,14 @@ class Recorded:
     """An executor that is ready at once and remembers what it was asked for."""
 
     requests: list[Request] = field(default_factory=list)
+    held: tuple[int, ...] = ()  # iterations whose guidance is on disk
 
     def submit(self, request: Request, policy: PreTrainedModel) -> Recorded:
         self.requests.append(request)
         return self
+
+    def holds(self, iteration: int) -> bool:
+        return iteration in self.held
 
     def done(self) -> bool:
         return True
@@ -92,3 +96,9 @@ def test_after_a_resume_the_guidance_in_force_and_the_one_before_are_taken_up(
     assert executor.told() == asked
     schedule.guidance_at(step, POLICY)
     assert executor.told() == asked
+
+
+def test_guidance_on_disk_is_taken_up_without_the_one_before() -> None:
+    executor = Recorded(held=(2,))
+    Sequential([0, 2, 5], executor).guidance_at(6, POLICY)
+    assert executor.told() == [(2, 5, 6, None)]

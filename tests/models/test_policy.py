@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -139,7 +140,7 @@ def test_the_word_embedded_means_the_demos_model(monkeypatch: pytest.MonkeyPatch
 
 
 def test_quantisation_without_an_adapter_is_refused(tiny_policy_folder: Path) -> None:
-    with pytest.raises(ModelError, match=r"model\.quantization needs model\.lora"):
+    with pytest.raises(ValidationError, match=r"model\.quantization needs model\.lora"):
         _load(tiny_policy_folder, quantization="4bit")
 
 

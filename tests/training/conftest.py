@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from adhere.guidance.constraint import Constraint
+from adhere.guidance.fit import FitResult
+from adhere.guidance.guidance import generator_for
+from adhere.models.nado import Nado
 from adhere.oracles.rules import RegexOracle
 from adhere.training.config import ConstrainedConfig
 from adhere.training.trainer import ConstrainedTrainer
@@ -74,3 +79,23 @@ def make_trainer(
         return ConstrainedTrainer(args=make_config(**changed), **parts)
 
     return make
+
+
+@pytest.fixture
+def telling_guidance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Instead of being fitted NADO gets weights that have something to say of every token."""
+
+    def fit(nado: Nado, *_: Any) -> FitResult:
+        with torch.no_grad():
+            for weight in nado.parameters():
+                weight.normal_(0, 0.3, generator=generator_for(1))
+        return FitResult(nado, {}, {"auc": 0.5, "calibration_error": 0.0, "saturation": 0.0})
+
+    monkeypatch.setattr("adhere.guidance.refresh.fit", fit)
+
+
+@pytest.fixture
+def every_fit_is_taken_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Early stopping keeps the last epoch, however little there is to learn: guidance is never that of a fresh NADO."""
+    losses = itertools.count(0, -1)
+    monkeypatch.setattr("adhere.guidance.fit._held_out_loss", lambda *_: float(next(losses)))

@@ -53,7 +53,7 @@ def test_what_cannot_be_carried_out_is_refused(make_config: MakeConfig, settings
 
 
 def test_an_unknown_key_of_a_section_is_refused(make_config: MakeConfig) -> None:
-    with pytest.raises(ValidationError, match="epoch\n.*Extra inputs are not permitted"):
+    with pytest.raises(ValidationError, match=r"epoch\n.*Extra inputs are not permitted"):
         make_config(nado_fit={"epoch": 3})
 
 
@@ -64,7 +64,7 @@ def test_columns_that_only_the_collator_reads_are_kept(make_config: MakeConfig) 
 def test_sections_may_be_written_as_dictionaries_and_go_into_checkpoints_as_such(make_config: MakeConfig) -> None:
     config = make_config(sampling={"top_p": 0.9}, nado_fit=FitConfig(epochs=7))
     assert config.sampling == SamplingConfig(top_p=0.9)
-    described = json.loads(config.to_json_string())
+    described = json.loads(config.to_json_string())  # type: ignore[no-untyped-call]
     assert described["sampling"]["top_p"] == 0.9
     assert described["nado_fit"]["epochs"] == 7
     assert described["anchor"] == config.anchor

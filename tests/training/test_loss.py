@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import pytest
@@ -63,12 +64,14 @@ def guidance() -> Guidance:
 
 
 def _logits(model: LlamaForCausalLM, tokens: list[int]) -> Tensor:
-    return model(torch.tensor([tokens])).logits[0]
+    logits_TV: Tensor = model(torch.tensor([tokens])).logits[0]
+    return logits_TV
 
 
 def _hidden(model: LlamaForCausalLM, tokens: list[int]) -> Tensor:
     with torch.no_grad():
-        return model.model(torch.tensor([tokens])).last_hidden_state
+        hidden_BTD: Tensor = model.model(torch.tensor([tokens])).last_hidden_state
+    return hidden_BTD
 
 
 def _tilt(r: Tensor, r0: Tensor, target: float) -> Tensor:
@@ -172,8 +175,7 @@ def test_the_loss_is_corpus_cross_entropy_and_weighted_kl_to_q_star(
 
 
 def _moved(model: LlamaForCausalLM) -> LlamaForCausalLM:
-    anchor = LlamaForCausalLM(model.config).eval()
-    anchor.load_state_dict(model.state_dict())
+    anchor = copy.deepcopy(model)
     with torch.no_grad():
         anchor.lm_head.weight.mul_(0.5)
     return anchor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from transformers import TrainerCallback
 from adhere.errors import RunFolderError
 from adhere.guidance.guidance import Guidance
 from adhere.training.trainer import ConstrainedTrainer
+
+pytestmark = pytest.mark.usefixtures("every_fit_is_taken_up")
 
 MakeTrainer = Callable[..., ConstrainedTrainer]
 
@@ -102,6 +105,7 @@ def test_guidance_that_was_lost_is_not_made_up(make_trainer: MakeTrainer) -> Non
     folder = stopped.run_folder / "guidance" / "iteration-0001"
     assert Guidance.exists(folder)
     folder.rename(folder.with_name("elsewhere"))
+    shutil.rmtree(stopped.run_folder / "checkpoint-3" / "adhere")  # and so is the copy beside the checkpoint
     with pytest.raises(
         RunFolderError, match=r"iteration-0001 is missing, and the policy has moved on from step 2 to 3"
     ):

@@ -23,7 +23,10 @@ from adhere.records import Prompt
 from adhere.training.trainer import ConstrainedTrainer
 
 MakeTrainer = Callable[..., ConstrainedTrainer]
-CHAT = "{% for m in messages %}{{ m['role'] }}. {{ m['content'] }} {% endfor %}{% if add_generation_prompt %}assistant. {% endif %}"
+CHAT = (
+    "{% for m in messages %}{{ m['role'] }}. {{ m['content'] }} {% endfor %}"
+    "{% if add_generation_prompt %}assistant. {% endif %}"
+)
 
 
 def _weights(trainer: ConstrainedTrainer) -> dict[str, torch.Tensor]:
@@ -90,6 +93,7 @@ def test_the_log_tells_of_both_losses_of_satisfaction_and_of_nado(make_trainer: 
     assert {event["step"] for event in events} == {0, 2}
 
 
+@pytest.mark.usefixtures("telling_guidance")
 @pytest.mark.parametrize("anchor", ["iteration", "reference"])
 def test_another_anchor_trains_another_model(make_trainer: MakeTrainer, tmp_path: Path, anchor: str) -> None:
     """At the first step every anchor is the model itself; later they differ."""
@@ -140,7 +144,12 @@ def test_samples_drawn_otherwise_than_from_the_policy_are_weighed(
     )
     seen: list[dict[str, torch.Tensor]] = []
     complete = trainer._complete
-    monkeypatch.setattr(trainer, "_complete", lambda batch, number: seen.append(complete(batch, number)) or seen[-1])
+
+    def watched(batch: Any, number: int) -> dict[str, torch.Tensor]:
+        seen.append(complete(batch, number))
+        return seen[-1]
+
+    monkeypatch.setattr(trainer, "_complete", watched)
     trainer.train()
     importance = {
         item.sample.prompt_ids + item.sample.output_ids: item.sample.log_importance
@@ -271,12 +280,12 @@ def test_an_oracle_that_tells_nothing_apart_is_refused_with_advice(make_trainer:
 
 def test_evaluation_batches_get_plain_cross_entropy(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer()
-    measured = trainer.evaluate(eval_dataset=trainer.train_dataset)  # type: ignore[arg-type]
+    measured = trainer.evaluate(eval_dataset=trainer.train_dataset)
     assert measured["eval_loss"] == pytest.approx(_cross_entropy(trainer), rel=0.02)
 
 
 def _cross_entropy(trainer: ConstrainedTrainer) -> float:
-    batch = trainer.data_collator(list(trainer.train_dataset))  # type: ignore[arg-type, call-arg]
+    batch = trainer.data_collator(list(trainer.train_dataset))  # type: ignore[arg-type]
     assert trainer.model is not None
     with torch.no_grad():
         logits_BTV = trainer.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits

@@ -22,7 +22,7 @@ class Constraint:
 
     oracle: Oracle
     target: float = 1.0
-    weight: float = 6.0
+    weight: float = 2.0
     name: str = ""
 
     def __post_init__(self) -> None:

@@ -7,8 +7,9 @@ The language models run once over the sequences; the epochs of the fit then touc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -18,13 +19,17 @@ from adhere.functional.nado import violated_from
 from adhere.models.frozen import FrozenModel, hidden_states, next_token_logits
 from adhere.records import LabelledSample, Verdict
 
+LOGITS_AT_ONCE = 2**26
+"""Numbers B·T·V in one pass of the policy; 256 MiB in float32."""
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """One sequence: a prompt, an output, and what the oracles said of it.
 
     `on_policy` is False for corpus rows: there R = C holds at the complete sequence whatever the policy, and the prefixes
-    before learn from forward consistency alone.
+    before learn from forward consistency alone. Where such a row was cut (`finished` is False), how it would have gone on
+    is the policy's to say: its end is a prefix like the others.
     """
 
     prompt_ids: tuple[int, ...]
@@ -32,6 +37,7 @@ class Evidence:
     verdicts: dict[str, Verdict]
     log_importance: float = 0.0
     on_policy: bool = True
+    finished: bool = True
 
     @classmethod
     def of(cls, labelled: LabelledSample) -> Evidence:
@@ -45,6 +51,20 @@ class Evidence:
         if prefix_scores is None:
             return len(self.output_ids) + 1
         return violated_from(prefix_scores)
+
+
+def evidence_of(labelled: Sequence[LabelledSample]) -> list[Evidence]:
+    """Sampled outputs as evidence, with importance weights that are 1 in the mean.
+
+    So they stand on one scale with corpus rows, whose weight is 1: unnormalised, the weights of samples of a truncated
+    policy are all below 1 (temperature above 1: most are far from it), and the corpus would drown them.
+    """
+    items = [Evidence.of(sample) for sample in labelled]
+    log_importance_N = torch.tensor([item.log_importance for item in items], dtype=torch.float64)
+    if not bool(log_importance_N.any()):
+        return items
+    shift = float(torch.logsumexp(log_importance_N, 0)) - math.log(len(items))
+    return [replace(item, log_importance=item.log_importance - shift) for item in items]
 
 
 @dataclass(slots=True)
@@ -107,12 +127,14 @@ def read(
             features_BTD = hidden_states(model, tokens_BT, mask_BT)
         for row, item in enumerate(part):
             item.features_TD = features_BTD[row, : len(item.tokens)].clone()
-            if not item.evidence.on_policy:
-                known[id(item.evidence)] = item.features_TD
+            if not item.evidence.on_policy:  # kept for all iterations, so not in the accelerator's memory
+                known[id(item.evidence)] = item.features_TD = item.features_TD.cpu()
     asked_items = [done[i] for i in order if done[i].asked_C]
+    longest = max((len(item.tokens) for item in asked_items), default=1)
+    vocabulary = policy.get_input_embeddings().get_parameter("weight").shape[0]
+    rows = max(1, min(batch_size, LOGITS_AT_ONCE // (longest * vocabulary)))
     with torch.no_grad():
-        for start in range(0, len(asked_items), batch_size):
-            part = asked_items[start : start + batch_size]
+        for part in _parts(asked_items, rows):
             tokens_BT, mask_BT = pad(part, policy.device)
             logits_BTV = next_token_logits(policy, tokens_BT, mask_BT)
             for row, item in enumerate(part):

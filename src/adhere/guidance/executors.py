@@ -32,6 +32,10 @@ class Executor(Protocol):
         """Start a refresh from the policy as it stands now; later training must not change what it sees."""
         ...
 
+    def holds(self, iteration: int) -> bool:
+        """True when that iteration's guidance is on disk, so that `submit` only reads it."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class _Finished:
@@ -51,7 +55,13 @@ class InProcess:
     refresher: Refresher
 
     def submit(self, request: Request, policy: PreTrainedModel) -> Pending:
+        found = self.refresher.on_disk(request)
+        if found is not None:
+            return _Finished(found)  # before the policy is copied
         # A random state of its own: a refresh must not change what training draws afterwards.
         devices = [policy.device] if policy.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), FrozenModel(policy, fast_dtype(policy.device)).lent() as still:
             return _Finished(self.refresher.run(request, still))
+
+    def holds(self, iteration: int) -> bool:
+        return Guidance.exists(self.refresher.guidance_folder(iteration))

@@ -55,8 +55,8 @@ def fit(
     train, held_out = _split(judged, config.held_out)
     device = next(nado.parameters()).device
     if optimizer_state is None:
-        own = [_score(item, constraint) for item in judged if item.evidence.on_policy] or labels
-        nado.start_at(sum(own) / len(own))
+        own = [item for item in judged if item.evidence.on_policy] or judged
+        nado.start_at(_base_rate(own, constraint))
     optimizer = torch.optim.AdamW(nado.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     if optimizer_state is not None:
         load_optimizer(optimizer, optimizer_state)
@@ -82,9 +82,10 @@ def fit(
         if held_out_loss < best_loss:
             best_loss, best, best_epoch = held_out_loss, copy.deepcopy(nado.state_dict()), epoch
     nado.load_state_dict(best)
-    quality = fit_quality(*_predictions(nado, held_out, constraint, config)[:3])
+    of_policy = _of_policy(held_out, constraint)
+    quality = fit_quality(*_predictions(nado, of_policy, constraint, config))
     quality |= {"held_out_loss": best_loss, "start_loss": start_loss, "best_epoch": float(best_epoch)}
-    quality |= {"sequences": float(len(judged)), "base_rate": sum(labels) / len(labels)}
+    quality |= {"sequences": float(len(judged)), "base_rate": _base_rate(of_policy, constraint)}
     return FitResult(nado.eval(), optimizer_tensors(optimizer), quality)
 
 
@@ -108,7 +109,7 @@ def _read_batch(nado: Nado, items: Sequence[ReadEvidence], constraint: str, devi
     if nado.reads_tokens:
         features = tokens_BT
     else:
-        features = torch.nn.utils.rnn.pad_sequence([_features(item) for item in items], batch_first=True).to(device)
+        features = torch.nn.utils.rnn.pad_sequence([_features(item).to(device) for item in items], batch_first=True)
     state = nado(features, attention_BT)
     lengths = [len(item.evidence.output_ids) for item in items]
     prompt_B1 = torch.tensor([[len(item.evidence.prompt_ids)] for item in items], device=device)
@@ -118,13 +119,13 @@ def _read_batch(nado: Nado, items: Sequence[ReadEvidence], constraint: str, devi
     value_BN = state.value_BT.gather(1, position_BN)
     next_BT = nado.logits_of(NadoState(state.value_BT[:, :-1], state.key_BTR[:, :-1]), tokens_BT[:, 1:])
     next_BN = next_BT.gather(1, position_BN[:, :-1].clamp_max(next_BT.shape[1] - 1))
-    weight_B = (
-        torch.tensor([item.evidence.log_importance for item in items], device=device).clamp_max(math.log(10)).exp()
-    )
+    weight_B = torch.tensor([_importance(item) for item in items], device=device)
     violated_from_B = torch.tensor([item.evidence.violated_from(constraint) for item in items], device=device)
     length_B = torch.tensor(lengths, device=device)
     on_policy_B = torch.tensor([item.evidence.on_policy for item in items], device=device)
-    settled_BN = (step_1N >= violated_from_B[:, None]) | (step_1N == length_B[:, None])
+    finished_B = torch.tensor([item.evidence.finished for item in items], device=device)
+    ended_BN = (step_1N == length_B[:, None]) & finished_B[:, None]
+    settled_BN = (step_1N >= violated_from_B[:, None]) | ended_BN
     return _Read(
         state,
         value_BN,
@@ -204,6 +205,25 @@ def _split(items: list[ReadEvidence], share: float) -> tuple[list[ReadEvidence],
         held_out += part[:cut]
         train += part[cut:]
     return train, held_out or train
+
+
+def _of_policy(held_out: list[ReadEvidence], constraint: str) -> list[ReadEvidence]:
+    """What the reported quality is measured on: the policy's own outputs, which NADO is to judge in training.
+
+    ROC-AUC needs both kinds of them; where the held-out ones are all alike, the corpus rows are measured as well.
+    """
+    own = [item for item in held_out if item.evidence.on_policy]
+    return own if len({_score(item, constraint) >= 0.5 for item in own}) == 2 else held_out
+
+
+def _base_rate(items: Sequence[ReadEvidence], constraint: str) -> float:
+    """Mean score, weighed by importance."""
+    weights = [_importance(item) for item in items]
+    return sum(w * _score(item, constraint) for w, item in zip(weights, items, strict=True)) / sum(weights)
+
+
+def _importance(item: ReadEvidence) -> float:
+    return math.exp(min(item.evidence.log_importance, math.log(10)))
 
 
 def _score(item: ReadEvidence, constraint: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +17,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from adhere.data.batch_log import read_state
 from adhere.data.sample_store import SampleStore
 from adhere.errors import GuidanceError, RunFolderError
+from adhere.functional.prefixes import effective_sample_size
 from adhere.guidance.config import FitConfig, RefreshConfig
 from adhere.guidance.constraint import Constraint
-from adhere.guidance.evidence import Evidence, read
+from adhere.guidance.evidence import Evidence, evidence_of, read
 from adhere.guidance.fit import fit
 from adhere.guidance.guidance import Guidance, generator_for
 from adhere.guidance.labels import label
@@ -81,10 +83,9 @@ class Refresher:
             GuidanceError: nothing to tell good from bad, in the first iteration.
             OracleError, RunFolderError: from labelling and from the disk; what is there is of another run.
         """
-        folder = self.guidance_folder(request.iteration)
-        if Guidance.exists(folder):
-            self._refuse_guidance_of_another_run(request)
-            return Guidance.load(folder, self.reference.embeddings_VD)
+        folder, found = self.guidance_folder(request.iteration), self.on_disk(request)
+        if found is not None:
+            return found
         if request.step != request.policy_step:
             raise RunFolderError(
                 f"{folder} is missing, and the policy has moved on from step {request.policy_step} to {request.step}, so it "
@@ -95,6 +96,14 @@ class Refresher:
         guidance = self._fit(request, policy, labelled)
         guidance.save(folder)
         return guidance
+
+    def on_disk(self, request: Request) -> Guidance | None:
+        """The guidance as an earlier process left it. Raises RunFolderError when that is of another run."""
+        folder = self.guidance_folder(request.iteration)
+        if not Guidance.exists(folder):
+            return None
+        self._refuse_guidance_of_another_run(request)
+        return Guidance.load(folder, self.reference.embeddings_VD)
 
     def guidance_folder(self, iteration: int) -> Path:
         """Where the guidance of an iteration lies."""
@@ -123,8 +132,13 @@ class Refresher:
         header = self._header(request, len(batches))
         writer = store.begin("samples", request.iteration, header)
         for batch in batches[writer.done :]:
-            writer.append(batch.number, sampler.draw(batch, seed=self.seed * 1_000_003 + request.iteration))
-            self.report("sampled", {"batch": batch.number + 1, "batches": len(batches)})
+            start = time.monotonic()
+            drawn = sampler.draw(batch, seed=self.seed * 1_000_003 + request.iteration)
+            speed = sum(len(sample.output_ids) for sample in drawn) / max(time.monotonic() - start, 1e-9)
+            writer.append(batch.number, drawn)
+            self.report(
+                "sampled", {"batch": batch.number + 1, "batches": len(batches), "tokens_per_second": round(speed, 1)}
+            )
         writer.finish()
         return store.samples(request.iteration)
 
@@ -145,11 +159,15 @@ class Refresher:
             writer.append(number, [LabelledSample(s, v) for s, v in zip(part, verdicts, strict=True)])
         writer.finish()
         labelled = store.labelled(request.iteration)
-        self.report("labelled", {"iteration": request.iteration, "outputs": len(labelled)})
+        numbers: dict[str, float] = {"iteration": request.iteration, "outputs": len(labelled)}
+        if not self.sampling.untruncated:
+            log_importance_N = torch.tensor([item.sample.log_importance for item in labelled])
+            numbers["effective_samples"] = round(float(effective_sample_size(log_importance_N)), 1)
+        self.report("labelled", numbers)
         return labelled
 
     def _fit(self, request: Request, policy: PreTrainedModel, labelled: Sequence[LabelledSample]) -> Guidance:
-        evidence = [*(Evidence.of(sample) for sample in labelled), *self.corpus]
+        evidence = [*evidence_of(labelled), *self.corpus]
         generator = generator_for(self.seed, request.iteration, 23)
         ready = read(
             evidence,
@@ -200,6 +218,10 @@ class Refresher:
         settings = {
             "sampling": self.sampling.model_dump(),
             "refresh": self.refresh.model_dump(),
+            "nado": self.nado.model_dump(),
+            "fitting": self.fitting.model_dump(),
+            "model": [len(self.tokenizer), self.reference.digest()],
+            "corpus": hashlib.sha256(repr([(e.prompt_ids, e.output_ids) for e in self.corpus]).encode()).hexdigest(),
             "oracles": [[c.name, c.oracle.name, c.oracle.version] for c in self.constraints],
             "prompts": [[p.index, p.text] for p in self.prompts],
             "seed": self.seed,

@@ -50,8 +50,9 @@ class Sequential:
         """
         wanted = sum(start <= step for start in self._starts) - 1
         have = -1 if self._current is None else self._current.version.iteration
-        # The one before `wanted` is taken up too: the next fit goes on from it.
-        for iteration in range(max(have + 1, wanted - 1, 0), wanted + 1):
+        # Where `wanted` has yet to be fitted, the one before is taken up too: the fit goes on from it.
+        first = wanted if self._current is None and self._executor.holds(wanted) else wanted - 1
+        for iteration in range(max(have + 1, first, 0), wanted + 1):
             request = Request(iteration, self._starts[iteration], step, self._current)
             self._current = self._executor.submit(request, policy).result()
         assert self._current is not None

@@ -162,4 +162,4 @@ def build_nado(config: NadoConfig, embeddings_VD: Tensor, seed: int) -> Nado:
     """A fresh NADO over these token embeddings, on their device, with initial weights that depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Nado(config, embeddings_VD.cpu()).to(embeddings_VD.device)
+        return Nado(config, embeddings_VD).to(embeddings_VD.device)  # its weights were drawn on the CPU

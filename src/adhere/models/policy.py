@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from adhere.errors import ModelError
 
@@ -48,6 +48,12 @@ class ModelConfig(BaseModel):
     trust_remote_code: bool = Field(
         False, description="run Python code that comes with the model: only if you trust it"
     )
+
+    @model_validator(mode="after")
+    def _quantised_weights_stay(self) -> ModelConfig:
+        if self.quantization and self.lora is None:
+            raise ValueError("model.quantization needs model.lora: quantised weights cannot be trained themselves")
+        return self
 
 
 @dataclass
@@ -104,13 +110,16 @@ def load_policy(config: ModelConfig, seed: int = 0) -> Policy:
             f"{min(missing)}; copy the model there again"
         )
     if config.lora is not None:
-        model = add_adapter(model, peft_config(config.lora), quantized=config.quantization is not None, seed=seed)
+        model = add_adapter(model, peft_config(config.lora), seed=seed)
     return Policy(model, prepare_tokenizer(tokenizer))
 
 
-def add_adapter(
-    model: PreTrainedModel, config: PeftConfig, *, quantized: bool = False, seed: int = 0
-) -> PreTrainedModel:
+def is_quantized(model: PreTrainedModel) -> bool:
+    """True when its weights are held in integers (bitsandbytes, GPTQ, ...), whoever loaded it."""
+    return bool(getattr(model, "is_quantized", False))
+
+
+def add_adapter(model: PreTrainedModel, config: PeftConfig, *, seed: int = 0) -> PreTrainedModel:
     """Put a PEFT adapter on the model, with initial weights that depend on the seed alone.
 
     Raises:
@@ -121,8 +130,9 @@ def add_adapter(
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        if quantized:
-            model = prepare_model_for_kbit_training(model)
+        if is_quantized(model):
+            # Gradient checkpointing is for the trainer's arguments to choose.
+            model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
         try:
             return get_peft_model(model, config)  # type: ignore[return-value]
         except ValueError as error:
@@ -155,6 +165,8 @@ def as_policy(
     """
     if isinstance(model, str):
         model = load_policy(ModelConfig(path=model), seed)
+        if tokenizer is not None:
+            model = Policy(model.model, prepare_tokenizer(tokenizer))
     if not isinstance(model, Policy):
         if tokenizer is None:
             raise ModelError(
@@ -196,8 +208,6 @@ def locate(config: ModelConfig) -> str:
         ModelError: no such folder, no safetensors weights or config.json in it, or quantisation where there can be none.
         DownloadError: the demo's model cannot be fetched.
     """
-    if config.quantization and config.lora is None:
-        raise ModelError("model.quantization needs model.lora: quantised weights cannot be trained themselves")
     if config.quantization and config.gguf_file:
         raise ModelError("model.quantization and model.gguf_file exclude each other: GGUF weights are de-quantised")
     if config.path == "embedded":

@@ -61,13 +61,15 @@ def read_inputs(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, context_leng
     corpus = load_corpus(config, tokenizer)
     rows = tokenize_examples(corpus.train, tokenizer, config.max_length, config.max_prompt_length)
     heldout = tokenize_examples(corpus.heldout, tokenizer, config.max_length, config.max_prompt_length)
-    heldout_prompts = prompts_from_examples(heldout)[: recipe.evaluation.prompts]
+    held_out = prompts_from_examples(heldout)
+    heldout_prompts = held_out[: recipe.evaluation.prompts]
+    found = prompts_from_examples(rows) if recipe.prompts.path is None else read_prompts(recipe.prompts.path)
+    # Prompts of the corpus too: two that were kept apart may be the same once their beginnings are cut.
+    held = {normalised(prompt.text) for prompt in held_out}
+    prompts = [prompt for prompt in found if normalised(prompt.text) not in held]
     if recipe.prompts.path is None:
-        prompts = prompts_from_examples(rows)
+        prompts = prompts or found  # one prompt for all rows
     else:
-        found = read_prompts(recipe.prompts.path)
-        held = {normalised(prompt.text) for prompt in heldout_prompts}
-        prompts = [prompt for prompt in found if normalised(prompt.text) not in held]
         if len(prompts) < len(found):
             warnings.append(
                 f"{len(found) - len(prompts)} prompts of {recipe.prompts.path} are held out, and left out here"

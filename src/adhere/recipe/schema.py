@@ -53,7 +53,7 @@ class ConstraintSection(BaseModel):
     target: float = Field(
         1.0, gt=0.0, le=1.0, description="satisfaction asked for at every prompt; 1 is the hard constraint"
     )
-    weight: float = Field(6.0, ge=0.0, allow_inf_nan=False, description="how hard the policy is held to it (λ)")
+    weight: float = Field(2.0, ge=0.0, allow_inf_nan=False, description="how hard the policy is held to it (λ)")
     name: str | None = Field(
         None,
         min_length=1,

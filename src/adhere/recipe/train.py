@@ -26,6 +26,7 @@ from adhere.recipe.lock import run_lock
 from adhere.recipe.progress import Progress, silent
 from adhere.recipe.schema import Recipe
 from adhere.recipe.training_log import EventsTold, StepsTold
+from adhere.training.last_step import EndsAtLastStep
 from adhere.training.trainer import ConstrainedTrainer
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def _trainer(recipe: Recipe, prepared: Prepared, policy: Policy, told: StepsTold
         )
         trainer.progress = EventsTold(folder, progress)
         return trainer
-    return Trainer(
+    return EndsAtLastStep(
         model=policy.model,
         args=plain_arguments(recipe, folder),
         train_dataset=inputs.rows,

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
 
 from adhere.errors import GuidanceError, ModelError, RunFolderError
 from adhere.guidance.guidance import Guidance
 from adhere.models.frozen import FrozenModel, fast_dtype
-from adhere.models.policy import ModelConfig, Policy, load_policy
+from adhere.models.policy import ModelConfig, Policy, is_quantized, load_policy
 from adhere.recipe.arguments import training_device
 from adhere.recipe.schema import Recipe
 from adhere.recipe.train import MODEL
 from adhere.sampling.guided import NadoGuide
 
 if TYPE_CHECKING:
-    from transformers import LogitsProcessor
+    from transformers import LogitsProcessor, PreTrainedModel
 
 ADAPTER = "adapter_config.json"
 
 
 def load_base(recipe: Recipe) -> Policy:
     """The model before fine-tuning, where inference runs. Raises as `load_policy`."""
-    return _placed(load_policy(recipe.model.model_copy(update={"lora": None, "quantization": None})))
+    return _placed(load_policy(recipe.model.model_copy(update={"lora": None})))
 
 
 def load_trained(folder: Path, recipe: Recipe) -> Policy:
@@ -52,10 +52,16 @@ def load_model(path: str, like: ModelConfig | None = None) -> Policy:
 
 
 def with_adapter(base: Policy, path: Path) -> Policy:
-    """A model with an adapter merged in: nothing but inference follows, and merged is faster."""
+    """A model with an adapter merged in: nothing but inference follows, and merged is faster.
+
+    Quantised weights stay as they were in training, the adapter beside them: merged, they would be rounded again.
+    """
     from peft import PeftModel
 
-    return Policy(PeftModel.from_pretrained(base.model, str(path)).merge_and_unload(), base.tokenizer)
+    adapted = PeftModel.from_pretrained(base.model, str(path))
+    if is_quantized(base.model):
+        return Policy(cast("PreTrainedModel", adapted.eval()), base.tokenizer)
+    return Policy(adapted.merge_and_unload(), base.tokenizer)
 
 
 def last_guidance(folder: Path, reference: FrozenModel) -> Guidance:

@@ -82,7 +82,8 @@ class EventsTold(ProgressLog):
         """Put one event on disk, and tell it."""
         super().event(name, step, numbers)
         if name == "sampled":
-            self._tell("sampling for guidance", numbers["batch"], numbers["batches"])
+            speed = f"{numbers['tokens_per_second']:,.0f} tokens/s"
+            self._tell("sampling for guidance", numbers["batch"], numbers["batches"], speed)
         elif name == "labelled":
             self._tell("reading samples and corpus", 0, 0)
         elif name == "read":

@@ -120,7 +120,7 @@ class TransformersSampler:
         import torch
         from transformers import GenerationConfig, LogitsProcessorList
 
-        from adhere.sampling.choice import InverseCdfChoice
+        from adhere.sampling.choice import InverseCdfChoice, float64_device
 
         length = max(map(len, batch.prompt_ids))
         pad, eos = pad_id(self.tokenizer), self.tokenizer.eos_token_id
@@ -136,7 +136,9 @@ class TransformersSampler:
             [[0] * (length - len(row)) + [1] * len(row) for row in batch.prompt_ids], device=device
         )
         choice = InverseCdfChoice(
-            torch.from_numpy(uniforms_BT).to(device), self.config, self.guide and self.guide(prompt_mask)
+            torch.from_numpy(uniforms_BT).to(float64_device(device)),
+            self.config,
+            self.guide and self.guide(prompt_mask),
         )
         settings = GenerationConfig(
             max_new_tokens=self.config.max_new_tokens, do_sample=False, num_beams=1, pad_token_id=pad, eos_token_id=eos,

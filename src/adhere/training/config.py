@@ -13,6 +13,11 @@ from adhere.models.nado_config import NadoConfig
 from adhere.sampling.sampler import SamplingConfig
 from adhere.training.method_config import Anchor, MethodConfig, Positions, ScheduleName, ViolatingRows
 
+NO_UPLOAD = (
+    "a run folder is not pushed to the hub: its samples and labels would go with the model; push the model itself after "
+    "training, by trainer.model.push_to_hub(...) and trainer.processing_class.push_to_hub(...)"
+)
+
 
 def _choice(name: str) -> Any:
     """A choice of the method as a field here: its default and its help stand in `MethodConfig`."""
@@ -48,6 +53,8 @@ class ConstrainedConfig(TrainingArguments):
             value = getattr(self, name)
             if value not in get_args(choices):
                 raise RecipeError(f"{name} must be one of {', '.join(get_args(choices))}; got {value!r}")
+        if self.push_to_hub:
+            raise RecipeError(f"push_to_hub: {NO_UPLOAD}")
         if self.iterations < 1:
             raise RecipeError(f"iterations must be at least 1, got {self.iterations}")
         if self.prefix_weight_clip < 1:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from adhere.files import write_text_atomic
+from adhere.files import append_whole, cut_torn_line, write_text_atomic
 from adhere.guidance.constraint import Constraint
 from adhere.guidance.evidence import Evidence
 from adhere.guidance.guidance import generator_for
@@ -43,7 +43,9 @@ class CorpusLabels:
         self._numbers: list[int] = rows["row"][:]
         texts = json.dumps([rows[column][:] for column in ("prompt", "completion")])
         self._digest = hashlib.sha256(texts.encode()).hexdigest()[:16]
-        self._verdicts: dict[int, dict[str, Verdict]] = self._read()
+        found = self._read()
+        self._begun = found is not None  # the file is of this corpus and these oracles
+        self._verdicts: dict[int, dict[str, Verdict]] = found or {}
 
     def violating(self) -> set[int]:
         """Numbers (`row`) of the rows that violate any constraint; a row without a verdict does not count as violating."""
@@ -68,6 +70,7 @@ class CorpusLabels:
                     tuple(row["input_ids"][cut:]),
                     self._verdicts[row["row"]],
                     on_policy=False,
+                    finished=self._tokenizer.eos_token_id in (None, row["input_ids"][-1]),
                 )
             )
         return chosen
@@ -83,9 +86,9 @@ class CorpusLabels:
                 [row["completion"] for row in part],
                 [row["input_ids"][row["prompt_length"] :] for row in part],
             )
-            self._verdicts.update({row["row"]: found for row, found in zip(part, verdicts, strict=True)})
-        if missing:
-            self._write()
+            said = {row["row"]: found for row, found in zip(part, verdicts, strict=True)}
+            self._append(said)  # at once: an oracle that fails later must not take these with it
+            self._verdicts.update(said)
 
     def _number(self, position: int) -> int:
         return self._numbers[position]
@@ -96,12 +99,13 @@ class CorpusLabels:
             "rows": self._digest,
         }
 
-    def _read(self) -> dict[int, dict[str, Verdict]]:
+    def _read(self) -> dict[int, dict[str, Verdict]] | None:
+        """The verdicts on disk; None when there are none of this corpus and these oracles."""
         if not self._path.exists():
-            return {}
-        lines = self._path.read_text(encoding="utf-8").splitlines()
-        if json.loads(lines[0]) != self._fingerprint():
-            return {}
+            return None
+        lines = self._path.read_text(encoding="utf-8").split("\n")[:-1]  # without what a killed process left of a line
+        if not lines or json.loads(lines[0]) != self._fingerprint():
+            return None
         verdicts = {}
         for line in lines[1:]:
             said = json.loads(line)
@@ -111,10 +115,13 @@ class CorpusLabels:
             }
         return verdicts
 
-    def _write(self) -> None:
-        lines = [json.dumps(self._fingerprint())]
-        lines += [
-            json.dumps({"row": row, "verdicts": {name: [v.score, v.prefix_scores] for name, v in said.items()}})
-            for row, said in sorted(self._verdicts.items())
+    def _append(self, verdicts: dict[int, dict[str, Verdict]]) -> None:
+        if not self._begun:
+            write_text_atomic(self._path, json.dumps(self._fingerprint()) + "\n")
+            self._begun = True
+        lines = [
+            json.dumps({"row": row, "verdicts": {name: [v.score, v.prefix_scores] for name, v in said.items()}}) + "\n"
+            for row, said in verdicts.items()
         ]
-        write_text_atomic(self._path, "\n".join(lines) + "\n")
+        cut_torn_line(self._path)
+        append_whole(self._path, "".join(lines).encode("utf-8"))

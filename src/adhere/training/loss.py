@@ -5,7 +5,7 @@ B batch · T time · V vocabulary · D width of the language model · N output p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -61,6 +61,7 @@ def loss_sums(
     anchor_logits_BTV: Tensor | None,
     *,
     prefix_weight_clip: float,
+    log_means: Mapping[str, Tensor] | None = None,
 ) -> LossSums:
     """Both parts of the loss.
 
@@ -72,6 +73,8 @@ def loss_sums(
         features_BTD: hidden states of the frozen model; None when NADO reads tokens.
         anchor_logits_BTV: logits of the model that q* is built on; None for the policy itself (`live`).
         prefix_weight_clip: largest weight of a sampled prefix.
+        log_means: by constraint, the log of the mean weight that sampled prefixes are divided by (`SampleRows.log_means`),
+            so that they do not depend on how the samples are cut into batches; None for the mean of this batch.
     """
     logits_NV = logits_BTV[batch.output_BT]
     anchor_NV = None if anchor_logits_BTV is None else anchor_logits_BTV[batch.output_BT].float()
@@ -84,7 +87,9 @@ def loss_sums(
         with torch.no_grad():
             log_w_NV, log_w_prefix_N = _log_w(nado, constraint, batch, features_BTD)
             tilt_N += log_w_NV.gather(1, next_N[:, None]).squeeze(1).clamp_max(0.0)
-            weight_N = _position_weights(batch, held_N, log_w_prefix_N, prefix_weight_clip)
+            weight_N = _position_weights(
+                batch, held_N, log_w_prefix_N, prefix_weight_clip, (log_means or {}).get(constraint.name)
+            )
         if not held_N.any():
             continue
         surrogate_N, value_N = constrained_kl(logits_NV, log_w_NV, anchor_NV)
@@ -113,7 +118,9 @@ def _log_w(nado: Nado, constraint: Constraint, batch: Batch, features_BTD: Tenso
     return log_w_NV, log_tilt(logsigmoid(value_N), satisfaction_B[row_N], constraint.target)
 
 
-def _position_weights(batch: Batch, held_N: Tensor, log_w_prefix_N: Tensor, clip: float) -> Tensor:
+def _position_weights(
+    batch: Batch, held_N: Tensor, log_w_prefix_N: Tensor, clip: float, log_mean: Tensor | None
+) -> Tensor:
     """How much each position counts.
 
     At sampled positions the weight that turns prefixes of p into prefixes of q*. Corpus prefixes come from neither: they
@@ -126,5 +133,5 @@ def _position_weights(batch: Batch, held_N: Tensor, log_w_prefix_N: Tensor, clip
     if bool(sampled_N.any()):
         counted_N = held_N & sampled_N
         log_weight_N = (log_w_prefix_N + batch.log_importance_B[row_N])[counted_N]
-        weight_N[counted_N] = prefix_weights(log_weight_N[None], counted_N[None, counted_N], clip)[0]
+        weight_N[counted_N] = prefix_weights(log_weight_N[None], counted_N[None, counted_N], clip, log_mean=log_mean)[0]
     return weight_N

@@ -28,7 +28,7 @@ class MethodConfig(BaseModel):
         "corpus", description="where the policy is held to q*: corpus rows, sampled outputs, or both"
     )
     violating_rows: ViolatingRows = Field(
-        "leave",
+        "tilt",
         description="what the language-model loss does with corpus rows that violate: learn them like any, tilt (weigh "
         "each of their tokens by how much q* favours the text so far), or leave them to the regulariser alone",
     )

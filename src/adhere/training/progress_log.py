@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from adhere.data.sample_store import SampleStore
 from adhere.files import append_line
+from adhere.functional.prefixes import effective_sample_size
 from adhere.records import LabelledSample
 
 if TYPE_CHECKING:
@@ -47,6 +51,9 @@ class ProgressLog:
         if step != guidance.version.policy_step:
             return samples
         logs: dict[str, float] = {"iteration": float(iteration)}
+        if samples:
+            log_importance_N = torch.tensor([item.sample.log_importance for item in samples])
+            logs["effective_samples"] = float(effective_sample_size(log_importance_N))
         for constraint in trainer.constraints:
             logs |= satisfaction_numbers(constraint.name, samples)
             quality = guidance.version.quality.get(constraint.name, {})
@@ -79,18 +86,27 @@ class ProgressLog:
 
 
 def satisfaction_numbers(name: str, samples: list[LabelledSample]) -> dict[str, float]:
-    """Share of the judged samples that satisfy a constraint, with its 95 % Wilson interval, and the count without verdict."""
-    from scipy.stats import binomtest
+    """Share of the judged samples that satisfy a constraint, with its 95 % Wilson interval, and the count without verdict.
 
+    Several outputs of one prompt are not independent: the interval is then that of as many outputs as there are prompts,
+    the widest it can be. Importance weights are left out: the share is of what was sampled.
+    """
     from adhere.oracles.base import violates
 
-    scores = [sample.verdicts[name].score for sample in samples]
-    judged = [score for score in scores if score is not None]
-    numbers = {f"no_verdict/{name}": float(len(scores) - len(judged))}
+    judged = [(item.sample, score) for item in samples if (score := item.verdicts[name].score) is not None]
+    numbers = {f"no_verdict/{name}": float(len(samples) - len(judged))}
     if judged:
-        satisfied = sum(not violates(score) for score in judged)
-        interval = binomtest(satisfied, len(judged)).proportion_ci(method="wilson")
-        numbers[f"satisfaction/{name}"] = satisfied / len(judged)
-        numbers[f"satisfaction/{name}/low"] = float(interval.low)
-        numbers[f"satisfaction/{name}/high"] = float(interval.high)
+        share = sum(not violates(score) for _, score in judged) / len(judged)
+        repeated = any(sample.replicate for sample, _ in judged)
+        independent = len({sample.prompt for sample, _ in judged}) if repeated else len(judged)
+        low, high = _wilson(share, independent)
+        numbers |= {f"satisfaction/{name}": share, f"satisfaction/{name}/low": low, f"satisfaction/{name}/high": high}
     return numbers
+
+
+def _wilson(share: float, n: int) -> tuple[float, float]:
+    """95 % interval of a share of `n` (Wilson 1927)."""
+    z = 1.959964
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))

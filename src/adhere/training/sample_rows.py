@@ -6,12 +6,16 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import logsigmoid, pad
 from transformers import PreTrainedTokenizerBase
 
-from adhere.data.collation import ConstrainedCollator
-from adhere.guidance.guidance import generator_for
-from adhere.records import LabelledSample
+from adhere.data.collation import IGNORED, ConstrainedCollator
+from adhere.functional.prefixes import log_mean_weight
+from adhere.functional.target import log_tilt
+from adhere.guidance.constraint import Constraint
+from adhere.guidance.guidance import Guidance, generator_for
+from adhere.models.frozen import FrozenModel, frozen_pass
+from adhere.records import LabelledSample, Sample
 
 
 class SampleRows:
@@ -25,6 +29,42 @@ class SampleRows:
         """`count` samples as a batch whose labels are all ignored."""
         order = torch.randperm(len(self._samples), generator=generator_for(seed, number, 53)).tolist()[:count]
         drawn = [self._samples[i].sample for i in order]
+        batch = self._collated(drawn)
+        batch["labels"] = torch.full_like(batch["labels"], IGNORED)
+        batch["log_importance"] = torch.tensor([sample.log_importance for sample in drawn])
+        return batch
+
+    @torch.no_grad()
+    def log_means(
+        self, guidance: Guidance, constraints: Sequence[Constraint], reference: FrozenModel, batch_size: int = 32
+    ) -> dict[str, Tensor]:
+        """By constraint, the log of the mean weight of a sampled prefix over all samples (`prefixes.log_mean_weight`)."""
+        samples = sorted((item.sample for item in self._samples), key=lambda s: len(s.prompt_ids) + len(s.output_ids))
+        log_weights: dict[str, list[Tensor]] = {constraint.name: [] for constraint in constraints}
+        for start in range(0, len(samples), batch_size):
+            part = samples[start : start + batch_size]
+            with reference.lent() as model:
+                batch = {key: value.to(model.device) for key, value in self._collated(part).items()}
+            tokens_BT, mask_BT = batch["input_ids"], batch["attention_mask"]
+            output_BT = pad(batch["output_mask"][:, 1:].bool(), (0, 1))
+            log_importance_B1 = torch.tensor([[sample.log_importance] for sample in part], device=tokens_BT.device)
+            features_BTD = None
+            if not guidance.reads_tokens:
+                features_BTD, _ = frozen_pass(reference, tokens_BT, mask_BT, True, logits=False)
+            for constraint in constraints:
+                nado = guidance.nados[constraint.name]
+                features = tokens_BT if nado.reads_tokens or features_BTD is None else features_BTD
+                value_BT = nado(features, mask_BT).value_BT
+                first_B1 = output_BT.int().argmax(1, keepdim=True)
+                satisfaction_B = value_BT.gather(1, first_B1).squeeze(1).sigmoid()
+                log_w_BT = log_tilt(logsigmoid(value_BT), satisfaction_B, constraint.target)
+                log_weights[constraint.name].append((log_w_BT + log_importance_B1)[output_BT])
+        if not samples:
+            return {}
+        joined = {name: torch.cat(parts)[None] for name, parts in log_weights.items()}
+        return {name: log_mean_weight(one, torch.ones_like(one, dtype=torch.bool)) for name, one in joined.items()}
+
+    def _collated(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         rows = [
             {
                 "input_ids": [*sample.prompt_ids, *sample.output_ids],
@@ -32,12 +72,9 @@ class SampleRows:
                 "learn_prompt": False,
                 "row": -1,
             }
-            for sample in drawn
+            for sample in samples
         ]
-        batch = self._collate(rows)
-        batch["labels"] = torch.full_like(batch["labels"], -100)
-        batch["log_importance"] = torch.tensor([sample.log_importance for sample in drawn])
-        return batch
+        return self._collate(rows)
 
 
 def join(first: Mapping[str, Tensor], second: Mapping[str, Tensor], pad_token: int) -> dict[str, Tensor]:

@@ -12,24 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from adhere.data.collation import IGNORED, ConstrainedCollator
-from adhere.data.corpus import examples_from_dataset
 from adhere.data.prompts import prompts_from_examples
-from adhere.data.tokenization import tokenize_examples
 from adhere.errors import RecipeError, RunFolderError
 from adhere.guidance.constraint import Constraint, check_names
 from adhere.guidance.executors import InProcess
@@ -39,21 +29,25 @@ from adhere.guidance.schedule import Schedule, Sequential, boundaries
 from adhere.models.frozen import FrozenModel, fast_dtype, frozen_pass, unhooked
 from adhere.models.policy import Policy, as_policy
 from adhere.records import Prompt
-from adhere.training.config import ConstrainedConfig
+from adhere.training.boundaries import Boundaries, restore
+from adhere.training.config import NO_UPLOAD, ConstrainedConfig
 from adhere.training.corpus_labels import CorpusLabels
+from adhere.training.last_step import EndsAtLastStep
 from adhere.training.loss import Batch, loss_sums
 from adhere.training.progress_log import ProgressLog
+from adhere.training.rows import check_length, tokenised
 from adhere.training.sample_rows import SampleRows, join
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from peft import PeftConfig
+    from torch.utils.data import DataLoader
 
 BATCH_KEYS = ("input_ids", "attention_mask", "learned", "output", "held", "sampled", "tilted", "log_importance")
 """What a completed batch holds: the fields of `loss.Batch`, in order."""
 
 
-class ConstrainedTrainer(Trainer):
+class ConstrainedTrainer(EndsAtLastStep):
     """Fine-tunes a causal language model on a corpus while holding it to constraints.
 
     Args:
@@ -64,7 +58,8 @@ class ConstrainedTrainer(Trainer):
         processing_class: the tokenizer; needed when `model` is a loaded model.
         prompts: what to sample from; by default the prompts of the training rows.
         peft_config: train an adapter (PEFT) instead of all weights.
-        callbacks: as in `Trainer`.
+        callbacks, optimizers: as in `Trainer`.
+        eval_dataset: rows as in `train_dataset`, or several of them by name; their loss is the plain cross-entropy.
 
     Raises:
         RecipeError: settings that cannot be carried out.
@@ -85,23 +80,28 @@ class ConstrainedTrainer(Trainer):
         prompts: Sequence[Prompt] | None = None,
         peft_config: PeftConfig | None = None,
         callbacks: list[TrainerCallback] | None = None,
+        eval_dataset: Dataset | Sequence[dict[str, Any]] | dict[str, Any] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
     ) -> None:
+        if args.world_size > 1:
+            raise RecipeError(f"ConstrainedTrainer runs in one process for now, and here are {args.world_size}")
         self.constraints = list(constraints)
         check_names(self.constraints)
         policy = as_policy(model, processing_class, peft_config, args.seed)
-        examples = examples_from_dataset(train_dataset, policy.tokenizer, args.prompt_words)
-        rows = tokenize_examples(examples, policy.tokenizer, args.max_length, args.max_prompt_length)
-        self.tokenizer = policy.tokenizer
+        check_length(policy, args)
+        self.config, self.tokenizer = args, policy.tokenizer
+        rows = tokenised(train_dataset, self.tokenizer, args)
         self.prompts = list(prompts) if prompts is not None else prompts_from_examples(rows)
         super().__init__(
             model=policy.model,
             args=args,
             train_dataset=rows,
+            eval_dataset=self._evaluated(eval_dataset),
             data_collator=ConstrainedCollator(policy.tokenizer),
             processing_class=policy.tokenizer,
-            callbacks=[*(callbacks or []), _Boundaries(self)],
+            callbacks=[*(callbacks or []), Boundaries(self)],
+            optimizers=optimizers,
         )
-        self.config = args
         self.run_folder = Path(str(args.output_dir))
         self.reference = FrozenModel(policy.model, fast_dtype(policy.device))  # before any checkpoint is loaded
         self.guidance: Guidance | None = None
@@ -111,6 +111,7 @@ class ConstrainedTrainer(Trainer):
         self._schedule: Schedule | None = None
         self._anchor: FrozenModel | None = None
         self._sample_rows: SampleRows | None = None
+        self._log_means: dict[str, Tensor] = {}  # of the weights of sampled prefixes, by constraint
         self._counts = (1.0, 1.0)
 
     # ---- guidance ---------------------------------------------------------------------------------------------------
@@ -175,8 +176,8 @@ class ConstrainedTrainer(Trainer):
         batches = [self._complete(batch, step * num_batches + number) for number, batch in enumerate(batches)]
         held = sum(int(batch["held"].sum()) for batch in batches)
         # Gradients are averaged over processes: each divides by its share of the global counts.
-        counts = torch.tensor([[corpus, held]], dtype=torch.float64, device=device)
-        corpus_share, held_share = (self.accelerator.gather(counts).sum(0) / self.accelerator.num_processes).tolist()
+        counts = self.accelerator.gather(torch.tensor([[corpus, held]], device=device)).sum(0).tolist()
+        corpus_share, held_share = (count / self.accelerator.num_processes for count in counts)
         self._counts = (max(corpus_share, 1.0), max(held_share, 1.0))
         return batches, count
 
@@ -194,6 +195,7 @@ class ConstrainedTrainer(Trainer):
         samples = self.progress.guidance(self, guidance)
         if self.config.positions != "corpus":
             self._sample_rows = SampleRows(samples, self.tokenizer)
+            self._log_means = self._sample_rows.log_means(guidance, self.constraints, self.reference)
         if self.config.anchor == "iteration":
             self._anchor = self._iteration_anchor(policy, guidance)
 
@@ -259,6 +261,7 @@ class ConstrainedTrainer(Trainer):
             features_BTD,
             anchor_BTV,
             prefix_weight_clip=self.config.prefix_weight_clip,
+            log_means=self._log_means,
         )
         corpus, held = self._counts
         loss = sums.corpus / corpus + sums.regulariser / held
@@ -280,28 +283,30 @@ class ConstrainedTrainer(Trainer):
             _, anchor_BTV = frozen_pass(self._anchor, batch.input_ids_BT, batch.attention_mask_BT, False, logits=True)
         return features_BTD, anchor_BTV
 
+    def train(self, resume_from_checkpoint: str | bool | None = None, *rest: Any, **keywords: Any) -> Any:
+        """As in `Trainer`. From a checkpoint of another folder the run folder takes up what it lacks of the iteration."""
+        if isinstance(resume_from_checkpoint, str) and self.is_world_process_zero():
+            restore(self.run_folder, Path(resume_from_checkpoint))
+        return super().train(resume_from_checkpoint, *rest, **keywords)
+
+    # ---- as in Trainer ----------------------------------------------------------------------------------------------
+
+    def _evaluated(self, rows: Any) -> Any:
+        """Rows to evaluate on, tokenised; a name stands for those of the constructor."""
+        if isinstance(rows, dict):
+            return {name: self._evaluated(part) for name, part in rows.items()}
+        return rows if rows is None or isinstance(rows, str) else tokenised(rows, self.tokenizer, self.config)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """As in `Trainer`, for rows of every shape that `train_dataset` may have."""
+        return super().get_eval_dataloader(self._evaluated(eval_dataset))
+
+    def push_to_hub(self, *_: Any, **__: Any) -> NoReturn:
+        """Refused: it would upload the run folder, samples and labels with it."""
+        raise RecipeError(NO_UPLOAD)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs of the Trainer with both losses, the KL's value and the speed since the last ones."""
         if "loss" in logs:
             logs = {**logs, **self.progress.take(self.state.global_step)}
         super().log(logs, start_time)
-
-
-class _Boundaries(TrainerCallback):
-    """Asks for a checkpoint where an iteration ends, so that no refresh begins before the training so far is on disk."""
-
-    def __init__(self, trainer: ConstrainedTrainer) -> None:
-        self._trainer = trainer
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> TrainerControl:
-        self._trainer.begin()
-        return control
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> TrainerControl:
-        if state.global_step in self._trainer.starts():
-            control.should_save = True
-        return control
