@@ -189,9 +189,16 @@ def test_more_samples_than_prompts_ask_prompts_again_for_other_outputs(
 def test_a_refresh_leaves_the_global_random_state_alone(
     make_refresher: Callable[..., Refresher], tiny_model: LlamaForCausalLM
 ) -> None:
+    class Draws(Sometimes):
+        """An oracle that is a model of its own may draw from torch's generator."""
+
+        def score(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[float | None]:
+            torch.rand(3)
+            return super().score(prompts, outputs)
+
     tiny_model.train()
     before, weights = torch.random.get_rng_state(), tiny_model.state_dict()["lm_head.weight"].clone()
-    InProcess(make_refresher()).submit(FIRST, tiny_model).result()
+    InProcess(make_refresher(constraints=[Constraint(Draws(until=99))], corpus=[])).submit(FIRST, tiny_model).result()
     assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.equal(tiny_model.state_dict()["lm_head.weight"], weights)
     assert tiny_model.training and tiny_model.lm_head.weight.requires_grad

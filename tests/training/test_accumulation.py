@@ -15,6 +15,7 @@ from transformers import LlamaForCausalLM, Trainer, TrainingArguments
 from adhere.data.collation import ConstrainedCollator
 from adhere.guidance.fit import FitResult
 from adhere.models.nado import Nado
+from adhere.training.loss import LossSums
 from adhere.training.trainer import ConstrainedTrainer
 
 MakeTrainer = Callable[..., ConstrainedTrainer]
@@ -66,6 +67,40 @@ def test_gradient_accumulation_does_not_scale_the_loss_by_1_over_g(
         logs[batches] = [line[key] for line in logged for key in ("loss", "corpus_loss", "kl")]
     _assert_close(runs[3], runs[1])
     assert logs[3] == pytest.approx(logs[1], rel=1e-5)
+
+
+@pytest.mark.usefixtures("telling_guidance")
+@pytest.mark.parametrize("positions", ["corpus", "samples"])
+def test_either_loss_is_divided_by_its_own_tokens_of_the_whole_step(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, positions: str
+) -> None:
+    """Rows that are learned whole are held at their outputs alone, so the two counts differ."""
+    rows = [{"text": row["prompt"] + row["completion"]} for row in ROWS]
+    trainer = make_trainer(
+        train_dataset=rows, prompt_words=2, positions=positions, max_steps=1, iterations=1,
+        gradient_accumulation_steps=2, violating_rows="learn",
+    )  # fmt: skip
+    seen: list[dict[str, Tensor]] = []
+    sums: list[LossSums] = []
+    complete, add = trainer._complete, trainer.progress.add
+
+    def completed(batch: Any, number: int) -> dict[str, Tensor]:
+        seen.append(complete(batch, number))
+        return seen[-1]
+
+    def added(found: LossSums, *rest: Any) -> None:
+        sums.append(found)
+        add(found, *rest)
+
+    monkeypatch.setattr(trainer, "_complete", completed)
+    monkeypatch.setattr(trainer.progress, "add", added)
+    trainer.train()
+    learned, held = (sum(int(batch[name].sum()) for batch in seen) for name in ("learned", "held"))
+    assert learned != held
+    expected = sum(float(part.corpus.detach()) / learned + float(part.regulariser.detach()) / held for part in sums)
+    line = next(line for line in trainer.state.log_history if "loss" in line)
+    assert line["loss"] == pytest.approx(expected, rel=1e-5)
+    assert line["kl"] == pytest.approx(sum(float(part.kl["no z"]) for part in sums) / held, rel=1e-5)
 
 
 @pytest.mark.parametrize("positions", ["corpus", "both"])
