@@ -31,7 +31,6 @@ def test_an_oracle_is_shown_whole_outputs_and_not_their_characters() -> None:
     assert recorder.shown == [(["", ""], ["two words", "one"])]
 
 
-@pytest.mark.xfail(reason="base.judge takes a text for the list of its characters", strict=True)
 def test_a_text_in_place_of_a_list_of_outputs_is_refused() -> None:
     with pytest.raises(TypeError):
         judge(Recorder(), [""] * 5, "idiot")
