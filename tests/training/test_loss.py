@@ -105,7 +105,7 @@ def _twin(
             for t in range(prompt - 1, len(tokens) - 1):
                 w_V = _tilt(r_next_TV[t], r_T[prompt - 1], constraint.target)
                 w_prefix = _tilt(r_T[t], r_T[prompt - 1], constraint.target)
-                token_weight[t] *= w_V[tokens[t + 1]].clamp(max=1.0)
+                token_weight[t] *= (w_V[tokens[t + 1]] / w_prefix).clamp(max=1.0)
                 q_V = base[t].exp() * w_V
                 q_V = q_V / q_V.sum()
                 kl = (q_V * (q_V.log() - log_p[t])).sum()

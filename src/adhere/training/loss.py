@@ -86,7 +86,7 @@ def loss_sums(
         nado = guidance.nados[constraint.name]
         with torch.no_grad():
             log_w_NV, log_w_prefix_N = _log_w(nado, constraint, batch, features_BTD)
-            tilt_N += log_w_NV.gather(1, next_N[:, None]).squeeze(1).clamp_max(0.0)
+            tilt_N += (log_w_NV.gather(1, next_N[:, None]).squeeze(1) - log_w_prefix_N).clamp_max(0.0)
             weight_N = _position_weights(
                 batch, held_N, log_w_prefix_N, prefix_weight_clip, (log_means or {}).get(constraint.name)
             )
@@ -96,7 +96,8 @@ def loss_sums(
         sums.regulariser = sums.regulariser + constraint.weight * (weight_N * surrogate_N).sum()
         sums.kl[constraint.name] = (weight_N * value_N.detach()).sum()
     weight_BT = batch.learned_BT.float()
-    # How much q* favours the text so far, min(1, W(x, y_≤i) / W(x)): what leads to a violation is not learned.
+    # How much less likely the token is under q* than under p, min(1, W(prefix · v) / W(prefix)): the token that violates
+    # is not learned, what stands round it is.
     tilted_N = batch.tilted_B[batch.output_BT.nonzero()[:, 0]]
     weight_BT[batch.output_BT] *= torch.where(tilted_N, tilt_N.exp(), 1.0)
     losses_BT = cross_entropy(logits_BTV[:, :-1].float().transpose(1, 2), batch.next_BT[:, :-1], reduction="none")

@@ -30,7 +30,7 @@ class MethodConfig(BaseModel):
     violating_rows: ViolatingRows = Field(
         "tilt",
         description="what the language-model loss does with corpus rows that violate: learn them like any, tilt (weigh "
-        "each of their tokens by how much q* favours the text so far), or leave them to the regulariser alone",
+        "each of their tokens by how much less likely it is under q* than under p), or leave them to the regulariser alone",
     )
     prefix_weight_clip: float = Field(
         10.0, ge=1.0, description="largest weight of a sampled prefix when it stands for a prefix of q*"
