@@ -151,7 +151,11 @@ def _recipe(work: Path, variant: Variant, seed: int) -> Recipe:
     from adhere.recipe.load import parse_recipe
 
     folder = work / re.sub(r"[^\w.-]+", "_", f"{variant.choice}-{variant.value}-{seed}")
-    settings = [f"seed={seed}", f"output_dir={json.dumps(str(folder))}", f"corpus.path={json.dumps(str(work / CORPUS))}"]
+    settings = [
+        f"seed={seed}",
+        f"output_dir={json.dumps(str(folder))}",
+        f"corpus.path={json.dumps(str(work / CORPUS))}",
+    ]
     return parse_recipe(_demo(), "demo.yaml", [*settings, *variant.settings])
 
 
