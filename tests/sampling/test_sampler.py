@@ -113,7 +113,7 @@ def test_generation_settings_that_come_with_a_model_do_not_bend_its_samples(
     """Many models on the hub bring a repetition penalty; `generate` would take it up, and p would be another."""
     plain = draw(PROMPTS, each=2)
     own = GenerationConfig(
-        repetition_penalty=1.8, no_repeat_ngram_size=1, suppress_tokens=[7], min_new_tokens=9, eos_token_id=[3, 4],
+        repetition_penalty=1.8, no_repeat_ngram_size=1, suppress_tokens=[7], min_new_tokens=9,
         do_sample=True, temperature=0.2, top_k=2, max_length=3, num_return_sequences=2, output_logits=True,
     )  # fmt: skip
     tiny_model.generation_config = own
@@ -140,6 +140,17 @@ def test_an_output_ends_at_its_first_eos_which_is_an_id_but_no_text(
         letters = sample.output_ids[:-1] if sample.finished else sample.output_ids
         assert sample.output == "".join(tiny_tokenizer.convert_ids_to_tokens(letters))
     assert any(sample.output_ids == (EOS,) and sample.output == "" for sample in draw([PROMPTS[1]], each=200))
+
+
+def test_an_output_also_ends_where_the_model_says_that_it_does(draw: Draw, tiny_model: LlamaForCausalLM) -> None:
+    """A chat model ends a turn by one token and a text by another; its generation settings name both."""
+    tiny_model.generation_config = GenerationConfig(eos_token_id=[3, 4])
+    samples = draw(PROMPTS, each=8)
+    for sample in samples:
+        first = next((place for place, token in enumerate(sample.output_ids) if token in (3, 4, EOS)), None)
+        assert sample.finished == (first is not None)
+        assert len(sample.output_ids) == (12 if first is None else first + 1)
+    assert {sample.output_ids[-1] for sample in samples if sample.finished} == {3, 4, EOS}
 
 
 def test_an_eos_inside_a_prompt_is_read_and_ends_nothing(draw: Draw, tiny_model: LlamaForCausalLM) -> None:

@@ -123,7 +123,7 @@ class TransformersSampler:
         from adhere.sampling.choice import InverseCdfChoice, float64_device
 
         length = max(map(len, batch.prompt_ids))
-        pad, eos = pad_id(self.tokenizer), self.tokenizer.eos_token_id
+        pad, ends = pad_id(self.tokenizer), end_ids(self.model, self.tokenizer)
         ids = [[pad] * (length - len(row)) + list(row) for row in batch.prompt_ids]
         uniforms_BT = np.stack(
             [
@@ -141,7 +141,7 @@ class TransformersSampler:
             self.guide and self.guide(prompt_mask),
         )
         settings = GenerationConfig(
-            max_new_tokens=self.config.max_new_tokens, do_sample=False, num_beams=1, pad_token_id=pad, eos_token_id=eos,
+            max_new_tokens=self.config.max_new_tokens, do_sample=False, num_beams=1, pad_token_id=pad, eos_token_id=ends,
             bos_token_id=self.tokenizer.bos_token_id, use_cache=True,
         )  # fmt: skip
         with torch.inference_mode(), _as_it_is(self.model):
@@ -152,24 +152,28 @@ class TransformersSampler:
                 generation_config=settings,
                 logits_processor=LogitsProcessorList([choice]),
             )
-        return self._samples(batch, output_BT[:, length:].tolist(), choice, eos)
+        return self._samples(batch, output_BT[:, length:].tolist(), choice, ends)
 
-    def _samples(self, batch: Batch, outputs: list[list[int]], choice: InverseCdfChoice, eos: int) -> list[Sample]:
+    def _samples(
+        self, batch: Batch, outputs: list[list[int]], choice: InverseCdfChoice, ends: list[int]
+    ) -> list[Sample]:
         log_p_BT, log_s_BT = choice.log_probabilities()
         samples = []
         for row, ((prompt, replicate), output) in enumerate(zip(batch.items, outputs, strict=True)):
-            finished = eos in output
-            kept = output[: output.index(eos) + 1] if finished else output
+            end = next((place for place, token in enumerate(output) if token in ends), None)
+            kept = output if end is None else output[: end + 1]
             log_p = float(log_p_BT[row, : len(kept)].sum())
             samples.append(
                 Sample(
                     prompt_index=prompt.index,
                     replicate=replicate,
                     prompt=prompt.text,
-                    output=str(self.tokenizer.decode(kept, skip_special_tokens=True)),
+                    output=str(
+                        self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+                    ),
                     prompt_ids=batch.prompt_ids[row],
                     output_ids=tuple(kept),
-                    finished=finished,
+                    finished=end is not None,
                     log_probability=log_p,
                     log_importance=0.0
                     if self.config.untruncated and self.guide is None
@@ -178,6 +182,16 @@ class TransformersSampler:
                 )
             )
         return samples
+
+
+def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end an output: the tokenizer's, and those that the model's own generation settings name.
+
+    A chat model may end a turn by one token and a text by another.
+    """
+    named = model.generation_config.eos_token_id if model.generation_config is not None else None
+    also = named if isinstance(named, list) else [] if named is None else [named]
+    return sorted({int(tokenizer.eos_token_id), *map(int, also)})
 
 
 @contextmanager
