@@ -38,5 +38,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  echo "adhere needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --constraint constraints.txt torch
-	$(BIN)/pip install --constraint constraints.txt --editable '.[demo,dev]'
+	$(BIN)/pip install --constraint constraints.txt --editable '.[baselines,demo,dev,eval]'
 	@touch $@

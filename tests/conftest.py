@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING
+from socket import socket
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -56,3 +63,98 @@ def tiny_policy_folder(tiny_model: LlamaForCausalLM, tiny_tokenizer: PreTrainedT
     tiny_model.save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
     return folder
+
+
+@dataclass
+class Asked:
+    """A request that came in: `number` counts from 0."""
+
+    number: int
+    path: str
+    headers: dict[str, str]
+    body: Any
+
+
+@dataclass
+class Reply:
+    """An answer; `body` is JSON unless it is bytes. With `raw` it is written to the connection as it is, then closed."""
+
+    status: int = 200
+    body: Any = None
+    headers: dict[str, str] = field(default_factory=dict)
+    raw: Callable[[socket], None] | None = None
+
+
+@dataclass
+class LocalService:
+    """A real HTTP server on this machine that answers as a test wants, and remembers what it was asked."""
+
+    url: str
+    asked: list[Asked] = field(default_factory=list)
+    answer: Callable[[Asked], Any] = lambda asked: {}  # JSON, or a Reply
+    reply: type[Reply] = Reply  # so that tests need not import it
+
+
+def _handler(service: LocalService, lock: threading.Lock) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def do_POST(self) -> None:
+            content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            with lock:
+                asked = Asked(len(service.asked), self.path, dict(self.headers), json.loads(content))
+                service.asked.append(asked)
+            said = service.answer(asked)
+            reply = said if isinstance(said, Reply) else Reply(body=said)
+            if reply.raw is not None:
+                self.close_connection = True
+                reply.raw(self.connection)
+                return
+            body = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
+            self.send_response(reply.status)
+            for name, value in {"Content-Length": str(len(body)), **reply.headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def handle(self) -> None:
+            with suppress(OSError):  # who asked has gone
+                super().handle()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    return Handler
+
+
+@contextmanager
+def _served() -> Iterator[LocalService]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+            patch.delenv(name, raising=False)
+        service = LocalService("")
+        server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(service, threading.Lock()))
+        server.daemon_threads = True
+        server.block_on_close = False
+        service.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        yield service
+        server.shutdown()
+        server.server_close()
+        thread.join(5)
+
+
+@pytest.fixture
+def local_service() -> Iterator[LocalService]:
+    """A server that answers `{}` until a test says otherwise."""
+    with _served() as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def module_service() -> Iterator[LocalService]:
+    """The same, for all tests of a file."""
+    with _served() as service:
+        yield service

@@ -5,6 +5,7 @@
     ├── CorpusError          the corpus or the prompts cannot be read or hold nothing to learn from
     ├── ModelError           the model or tokenizer cannot be loaded or does not fit the request
     ├── OracleError          an oracle broke its contract
+    │   └── VerdictsMissingError    too many outputs got no verdict: the run is paused
     ├── GuidanceError        the auxiliary model cannot be fitted (for example: all labels are equal)
     ├── RunFolderError       the run folder is in use, damaged, holds another run, or the disk is full
     └── DownloadError        a file of the demo could not be fetched or has the wrong digest
@@ -34,6 +35,10 @@ class ModelError(AdhereError):
 
 class OracleError(AdhereError):
     """An oracle that raised, returned the wrong count, or a score outside [0, 1]."""
+
+
+class VerdictsMissingError(OracleError):
+    """Too many outputs without a verdict to learn from those that have one: the run stops here and can be resumed."""
 
 
 class GuidanceError(AdhereError):

@@ -106,13 +106,15 @@ class EvaluationResult:
     """Everything measured of one model, with the completions it was measured on.
 
     `losses` holds, by the name of a perplexity, (nats, tokens) of every text it is made of: two models are compared text by
-    text with them.
+    text with them. `conditions` says in words what it was measured under (seed, sampling, corpus, versions of the judges):
+    what differs there is not the models' doing.
     """
 
     model: str  # the name in tables: before, sft, constrained, ...
     measurements: tuple[Measurement, ...]
     completions: tuple[LabelledSample, ...] = ()
     losses: dict[str, tuple[tuple[float, int], ...]] = field(default_factory=dict)
+    conditions: dict[str, str] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Measurement:
         for measurement in self.measurements:

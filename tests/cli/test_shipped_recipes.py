@@ -37,6 +37,11 @@ ROWS = {
         for n in range(8)
         for text in ('{"answer": 1}', "It is 1.")
     ],
+    "several": [
+        {"prompt": f"what {n}?", "completion": text}
+        for n in range(8)
+        for text in ("bad", "ann@example.org", "nothing to see here", "ok")
+    ],
     "own_rule": [{"prompt": f"will {n}?", "completion": text} for n in range(8) for text in ("We guarantee it", "No")],
 }
 SMALL = [
@@ -47,6 +52,12 @@ SMALL = [
 ]  # fmt: skip
 NOT_HERE = {
     "detox": ["constraints.0.oracle={kind: words, words: [bad]}"],  # a classifier from the hub
+    "several": [  # profane words; eight bytes of output hold no eighty words
+        "constraints.0.oracle={kind: words, words: [bad]}",
+        "constraints.2.oracle.maximum=2",
+        "guidance.measure_samples=8",
+        "evaluation.judges=[{kind: length, maximum: 9}]",
+    ],
     "json_format": ["constraints.1.oracle.maximum=2"],  # eight bytes of output hold no forty words
 }
 
@@ -100,6 +111,17 @@ def test_the_recipe_for_json_asks_for_whole_short_json_with_its_key() -> None:
     ]
     assert _violations(brief, [good, "word " * 41]) == ["word " * 41]
     assert _violations(braces, [good, f"Sure! {good}", '{"answer": "ye']) == [f"Sure! {good}", '{"answer": "ye']
+
+
+def test_the_recipe_of_several_rules_finds_contacts_and_leaves_other_numbers_alone() -> None:
+    profane, contact, brief = _recipe("several").constraints
+    assert (profane.multiplier, profane.target, contact.multiplier) == ("dual", 0.99, "fixed")
+    oracle = contact.oracle.build()
+    contacts = ["mail ann.b+c@mail.example.org", "call +1 (555) 010-0199", "0555 010 0199", "555.010.0199 or so"]
+    clean = ["in 2024, 12 of 345 came", "version 1.2.3", "@home", "10:30-11:45", "pages 100-200"]
+    assert _violations(oracle, contacts + clean) == contacts
+    assert oracle.prefix_closed
+    assert _violations(brief.oracle.build(), ["word " * 80, "word " * 81]) == ["word " * 81]
 
 
 def test_the_recipe_with_a_function_runs_the_one_in_its_comment(

@@ -62,6 +62,26 @@ def test_every_number_and_text_comes_back_exactly(
     assert store.labelled(0) == [labelled]
 
 
+def test_missing_verdicts_are_filled_in_and_the_rest_stays_to_the_byte(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    path = store.path("labels", 0)
+    linked = tmp_path / "checkpoint.jsonl"
+    os.link(path, linked)
+    before = path.read_bytes()
+    store.fill(0, {1: {"format": Verdict(0.0, (1.0, 0.0))}, 5: {"format": Verdict(1.0)}})
+    assert linked.read_bytes() == before  # a checkpoint that shares the file keeps the one it has
+    expected = [dict(verdicts) for verdicts in VERDICTS]
+    expected[1]["format"], expected[5]["format"] = Verdict(0.0, (1.0, 0.0)), Verdict(1.0)
+    assert [item.verdicts for item in store.labelled(0)] == expected
+    assert store.complete("labels", 0)
+    changed = [
+        i for i, (a, b) in enumerate(zip(before.splitlines(), path.read_bytes().splitlines(), strict=True)) if a != b
+    ]
+    assert changed == [2, 6]  # after the header
+    store.fill(0, {})
+    assert [item.verdicts for item in store.labelled(0)] == expected
+
+
 def test_files_are_json_lines_that_say_what_they_are(tmp_path: Path) -> None:
     filled(tmp_path)
     header, *lines = map(json.loads, (tmp_path / "samples/iteration-0000.jsonl").read_bytes().splitlines())

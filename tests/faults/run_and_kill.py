@@ -86,6 +86,8 @@ def _prepare(kill: str) -> None:
         log.append_whole = _at_call(8 + 4, append_whole, _half_appended)
     elif kill == "in the middle of a batch of labels":
         log.append_whole = _at_call(4 + 3, append_whole, _half_appended)
+    elif kill == "in the middle of a measurement":
+        log.append_whole = _at_call(16 + 3, append_whole, _half_appended)
     elif kill == "fitting":
         fit._loss = _at_call(3, fit._loss, _nothing)
     elif kill == "fitting in the second iteration":

@@ -27,6 +27,7 @@ KILLS = {  # where, and what must be there already when it happens
     "fine-tuning, between two micro-batches": "checkpoint-2/trainer_state.json",
     "in the middle of a batch of the second iteration's samples": "samples/iteration-0001.jsonl",
     "fitting in the second iteration": "labels/iteration-0001.jsonl",
+    "in the middle of a measurement": "checkpoint-4/trainer_state.json",
     "writing the optimiser of a checkpoint": "checkpoint-4/optimizer.pt",
     "before the last file of a checkpoint": "checkpoint-4/scheduler.pt",
     "after the last checkpoint": "checkpoint-5/trainer_state.json",
@@ -85,9 +86,13 @@ def run(base: Path) -> Iterator[Run]:
 
 
 _RECIPE: dict[str, Any] = {
-    "constraints": [{"oracle": {"kind": "regex", "pattern": "z"}}],
+    # λ is found: what is measured, and what follows from it, must come out the same as well.
+    "constraints": [{"oracle": {"kind": "regex", "pattern": "z"}, "multiplier": "dual", "target": 0.9}],
     "sampling": {"max_new_tokens": 6, "batch_size": 4},
-    "guidance": {"iterations": 2, "samples": 12, "anchor": "iteration", "positions": "both"},
+    "guidance": {
+        "iterations": 2, "samples": 12, "anchor": "iteration", "positions": "both", "measure_every": 2,
+        "measure_samples": 8,
+    },
     "nado": {"width": 8, "heads": 2, "rank": 4},
     "nado_fit": {
         "epochs": 3, "batch_size": 4, "corpus_rows": 8, "consistency_positions": 8, "learning_rate": 0.03,
@@ -133,6 +138,12 @@ def test_a_killed_run_resumes_to_the_same_model_to_the_bit(base: Path, run: Run,
     for file in ("samples/iteration-0000.jsonl", "samples/iteration-0001.jsonl", "labels/iteration-0001.jsonl"):
         assert (folder / file).read_bytes() == (undisturbed / file).read_bytes()
     assert json.loads((folder / "training.json").read_text())["steps"] == 5
+    assert _costs(folder) == _costs(undisturbed)  # work that is done again counts once
+
+
+def _costs(folder: Path) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads((folder / "costs.json").read_text())
+    return {name: amount for name, amount in told.items() if name != "train_seconds"}
 
 
 def test_a_run_killed_again_and_again_resumes_to_the_same_model(base: Path, run: Run, undisturbed: Path) -> None:
@@ -142,6 +153,7 @@ def test_a_run_killed_again_and_again_resumes_to_the_same_model(base: Path, run:
     assert run("often", resume=True) == 0, (base / "often.log").read_text()
     expected, found = _model(undisturbed), _model(base / "often")
     assert all(torch.equal(found[key], expected[key]) for key in expected)
+    assert _costs(base / "often") == _costs(undisturbed)
 
 
 def test_there_was_something_to_lose(undisturbed: Path, base: Path) -> None:
@@ -150,6 +162,7 @@ def test_there_was_something_to_lose(undisturbed: Path, base: Path) -> None:
     assert not any(torch.equal(before[key], after[key]) for key in before if "proj" in key)
     history = json.loads((undisturbed / "log_history.json").read_text())
     assert max(line.get("kl", 0.0) for line in history) > 1e-3
+    assert len({line["multiplier/regex"] for line in history if "multiplier/regex" in line}) == 3  # at 0, 2 and 4
     guidance = [undisturbed / "guidance" / f"iteration-000{k}" / "nado.safetensors" for k in (0, 1)]
     one, other = (load_file(path) for path in guidance)
     assert not all(torch.equal(one[key], other[key]) for key in one)

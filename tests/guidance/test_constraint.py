@@ -26,6 +26,17 @@ def test_a_constraint_is_called_by_its_oracle_unless_it_has_a_name() -> None:
         ({"weight": -1.0}, "weight must be a number ≥ 0, got -1.0"),
         ({"weight": math.inf}, "weight must be a number ≥ 0, got inf"),
         ({"weight": math.nan}, "weight must be a number ≥ 0, got nan"),
+        ({"multiplier": "adaptive"}, "multiplier must be fixed or dual, got 'adaptive'"),
+        ({"multiplier": "dual"}, "target must be below 1 with multiplier dual, got 1"),
+        (
+            {"multiplier": "dual", "target": 0.9, "weight": 0.0},
+            r"weight must be in \[0.01, 100\] \(dual.lowest, dual.highest\)",
+        ),
+        (
+            {"multiplier": "dual", "target": 0.9, "weight": 9.0, "dual": {"highest": 8.0}},
+            r"weight must be in \[0.01, 8\]",
+        ),
+        ({"dual": {"gian": 1.0}}, r"Constraint\.dual: .*\n.*gian"),
         ({"oracle": len}, "must be an Oracle, got builtin_function_or_method; wrap a function in CallableOracle"),
     ],
 )
@@ -43,3 +54,11 @@ def test_two_constraints_of_one_name_are_refused() -> None:
 def test_a_run_without_constraints_is_refused() -> None:
     with pytest.raises(RecipeError, match="at least one constraint; without one, plain fine-tuning does the same"):
         check_names([])
+
+
+def test_with_a_multiplier_that_is_found_the_tilt_is_the_hard_one() -> None:
+    """The target is then what the outputs are to satisfy in the mean, not what the tilt asks of every prompt."""
+    found = Constraint(ORACLE, 0.9, multiplier="dual", dual={"patience": 2})  # type: ignore[arg-type]
+    assert (found.adaptive, found.target, found.tilt_target, found.dual.patience) == (True, 0.9, 1.0, 2)
+    fixed = Constraint(ORACLE, 0.9)
+    assert (fixed.adaptive, fixed.tilt_target) == (False, 0.9)

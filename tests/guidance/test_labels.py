@@ -77,9 +77,43 @@ def test_no_verdict_stays_no_verdict(tiny_tokenizer: PreTrainedTokenizerFast) ->
     assert _label(oracle, tiny_tokenizer, ["azc", "abc"]) == [Verdict(None, None), Verdict(1.0, None)]
 
 
-def test_a_prefix_without_a_verdict_settles_nothing(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
-    (found,) = _label(Watched(unknown=["azb"]), tiny_tokenizer, ["azbc"])
-    assert found.prefix_scores == (1.0, 1.0, 0.0, 1.0, 0.0, 0.0)
+@pytest.mark.parametrize(
+    ("unknown", "expected"),
+    [
+        (["azb"], (1.0, 1.0, 0.0, 0.0, 0.0, 0.0)),  # it goes on from one that violates
+        (["", "a"], None),  # either may be the first that violates
+        ([""], (1.0, 1.0, 0.0, 0.0, 0.0, 0.0)),  # a longer one satisfies
+        (["az"], None),
+        (["az", "azb"], None),
+        (["azb", "azbc"], (1.0, 1.0, 0.0, 0.0, 0.0, 0.0)),
+    ],
+)
+def test_a_prefix_without_a_verdict_gets_the_one_that_follows_from_the_others_or_none_is_used(
+    unknown: list[str], expected: tuple[float, ...] | None, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    ids = [*tiny_tokenizer("azbc")["input_ids"], tiny_tokenizer.eos_token_id]
+    scores = iter([[0.0]])
+
+    class Gaps(Watched):
+        """Knows the output itself, and not the prefixes in `unknown`."""
+
+        def score(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[float | None]:
+            return next(scores, None) or super().score(prompts, outputs)
+
+    oracle = Gaps(unknown=unknown)
+    (found,) = (row["no z"] for row in label([Constraint(oracle)], tiny_tokenizer, ["p"], ["azbc"], [ids]))
+    assert found == Verdict(0.0, expected)
+
+
+def test_prefixes_without_a_verdict_are_asked_about_again(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    class Late(Watched):
+        def score(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[float | None]:
+            found = super().score(prompts, outputs)
+            return [None] * len(outputs) if len(self.calls) == 2 else found
+
+    (found,) = _label(oracle := Late(), tiny_tokenizer, ["az"])
+    assert found == Verdict(0.0, (1.0, 1.0, 0.0, 0.0))
+    assert [len(call) for call in oracle.calls] == [1, 3, 3]
 
 
 def test_texts_are_judged_without_their_prompts_unless_the_oracle_asks(tiny_tokenizer: PreTrainedTokenizerFast) -> None:

@@ -118,7 +118,7 @@ def test_a_classifier_section_reaches_the_oracle(monkeypatch: pytest.MonkeyPatch
 
 def test_the_schema_describes_every_field_of_every_kind() -> None:
     definitions = ADAPTER.json_schema()["$defs"]
-    assert len(definitions) == 11
+    assert len(definitions) == 18  # 16 kinds, limits and price
     for name, definition in definitions.items():
         for field, schema in definition["properties"].items():
             assert field == "kind" or schema.get("description"), f"{name}.{field}"

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from adhere.oracles import (
+    CachedOracle,
     CallableOracle,
     ClassifierOracle,
     EmbeddedOracle,
+    EndpointOracle,
+    GuardOracle,
     JigsawOracle,
     JsonOracle,
+    JudgeOracle,
     LengthOracle,
+    LimitsConfig,
+    ModerationOracle,
     Oracle,
+    PerspectiveOracle,
     RegexOracle,
     WordListOracle,
     jigsaw,
     judge,
     violates,
 )
+from adhere.oracles.cache import VerdictCache
+from adhere.oracles.remote import RemoteOracle
 
 TEXTS = [
     "have a lovely day",
@@ -69,6 +79,28 @@ def tiny_classifier(folder: Path) -> ClassifierOracle:
     return ClassifierOracle(folder, soft=True)
 
 
+def tiny_guard(folder: Path) -> GuardOracle:
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    fast.chat_template = "{% for m in messages %}{{ m['content'] }}|{% endfor %}"
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=256, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
+        num_key_value_heads=1, max_position_embeddings=2048, initializer_range=0.5,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("adhere.oracles.guard.LEAST_MASS", 0.0)
+        return GuardOracle("llama-guard-3", model=folder, judges_prompt=False, dtype="float32", soft=True)
+
+
 def tiny_jigsaw(folder: Path) -> JigsawOracle:
     import torch
     from safetensors.torch import save_file
@@ -90,7 +122,52 @@ def tiny_jigsaw(folder: Path) -> JigsawOracle:
         return JigsawOracle(soft=True)
 
 
+def by_judge(asked: Any) -> Any:
+    """A judge that dislikes texts with a `b`."""
+    text = json.loads(asked.body["messages"][1]["content"].split("\n")[1])["text"]
+    kept = {"token": "YES", "logprob": -3.0 if "b" in text else -0.1}
+    broken = {"token": "NO", "logprob": -0.1 if "b" in text else -3.0}
+    return {"choices": [{"message": {}, "logprobs": {"content": [{**kept, "top_logprobs": [broken]}]}}]}
+
+
+def answer(asked: Any) -> Any:
+    """What the services of this suite say: the more `e`, the worse; no verdict on an empty text."""
+    body = asked.body
+    if "messages" in body:
+        return by_judge(asked)
+    if "" in (texts := body.get("input") or body.get("texts") or [body["comment"]["text"]]):
+        return REPLIES[0](status=400)
+    numbers = [min(text.count("e"), 9) / 10 for text in texts]
+    if "comment" in body:
+        return {"attributeScores": {"TOXICITY": {"summaryScore": {"value": numbers[0]}}}}
+    if "texts" in body:
+        return {"scores": numbers}
+    results = [{"categories": {"rude": n > 0.1}, "category_scores": {"rude": n}} for n in numbers]
+    return {"results": results}
+
+
+REPLIES: list[Any] = []
+SERVICES: list[str] = []
+
+
+def service() -> str:
+    return SERVICES[0] if SERVICES else "http://127.0.0.1:9"
+
+
+def perspective(folder: Path) -> Oracle:
+    with pytest.warns(UserWarning, match="2026-12-31"):
+        return PerspectiveOracle(url=service(), key_variable=None, limits=LimitsConfig(attempts=1), soft=True)
+
+
 ORACLES: dict[str, Callable[[Path], Oracle]] = {
+    "moderation": lambda folder: ModerationOracle(url=service(), key_variable=None, batch_size=4),
+    "judge": lambda folder: JudgeOracle("m", "No b.", url=service(), key_variable=None, soft=True),
+    "endpoint": lambda folder: EndpointOracle(service(), {"texts": "{outputs}"}, "scores.*", "violation", soft=True),
+    "perspective": perspective,
+    "cached": lambda folder: CachedOracle(
+        EndpointOracle(service(), {"texts": "{outputs}"}, "scores.*", "violation"), VerdictCache(folder / "cache")
+    ),
+    "guard": tiny_guard,
     "embedded": lambda folder: EmbeddedOracle(),
     "embedded soft": lambda folder: EmbeddedOracle(soft=True),
     "regex forbidden": lambda folder: RegexOracle(r"(?i)\b(darn|fuck\w*)\b"),
@@ -109,9 +186,22 @@ ORACLES: dict[str, Callable[[Path], Oracle]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def services(module_service: Any) -> Iterator[None]:
+    module_service.answer = answer
+    SERVICES[:], REPLIES[:] = [module_service.url], [module_service.reply]
+    yield
+    SERVICES.clear()
+
+
 @pytest.fixture(scope="module", params=ORACLES)
-def oracle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Oracle:
-    return ORACLES[request.param](tmp_path_factory.mktemp("oracle"))
+def oracle(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, services: None
+) -> Iterator[Oracle]:
+    made = ORACLES[request.param](tmp_path_factory.mktemp("oracle"))
+    yield made
+    if isinstance(made, (RemoteOracle, CachedOracle)):
+        made.close()
 
 
 def scores(oracle: Oracle, texts: list[str]) -> list[float | None]:
@@ -168,6 +258,8 @@ def test_it_survives_a_pickle(oracle: Oracle) -> None:
     copy = pickle.loads(pickle.dumps(oracle))
     assert (copy.name, copy.version, copy.prefix_closed) == (oracle.name, oracle.version, oracle.prefix_closed)
     assert scores(copy, TEXTS) == scores(oracle, TEXTS)
+    if isinstance(copy, (RemoteOracle, CachedOracle)):
+        copy.close()
 
 
 WORDS = st.sampled_from(["a", "lovely", "mess", "darn", "fucking", "idiot", "strasse", "shit", "9", "don't", "_", "é"])
@@ -189,7 +281,9 @@ def test_what_violates_goes_on_violating_if_it_says_so(oracle: Oracle, start: st
 
 def test_those_that_say_so_are_the_ones_that_can() -> None:
     closed = {
-        name for name, make in ORACLES.items() if name not in ("classifier", "jigsaw") and make(Path()).prefix_closed
+        name
+        for name, make in ORACLES.items()
+        if name not in ("classifier", "guard", "jigsaw") and make(Path()).prefix_closed
     }
     assert closed == {
         "embedded",

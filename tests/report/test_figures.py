@@ -49,6 +49,38 @@ def test_every_constraint_gets_its_curve_and_its_band():
     assert [line["name"] for line in figures["quality"].spec["data"]] == ["held-out ROC-AUC, a"]
 
 
+def test_the_path_of_a_multiplier_stands_below_the_satisfaction_that_it_follows():
+    log = [{"step": step, "satisfaction/a": 0.8 + step / 100, "corpus_loss": 3.0} for step in (0, 5, 10)]
+    log += [{"step": step, "multiplier/a": 2.0 + step, "target/a": 0.95} for step in (0, 5)]
+    figures = by_key(log)
+    assert list(figures) == ["loss", "satisfaction", "multiplier"]
+    (path,) = figures["multiplier"].spec["data"]
+    assert (path["x"], path["y"], path["line"]["shape"]) == ([0, 5], [2.0, 7.0], "hv")
+    assert figures["multiplier"].spec["layout"]["yaxis"]["type"] == "log"
+    assert figures["multiplier"].summary == "a: 2.00 at step 0, 7.00 at step 5."
+    share, target = figures["satisfaction"].spec["data"]
+    assert (target["name"], target["x"], target["y"], target["line"]["dash"]) == (
+        "target of a",
+        [0, 10],
+        [0.95, 0.95],
+        "dot",
+    )
+    assert target["line"]["color"] == share["line"]["color"]
+
+
+def test_domains_have_their_losses_and_their_distance_from_the_reference_drawn():
+    log = [
+        {
+            "step": step, "corpus_loss": 3.0, "kl/a": 0.1, "domain/code/corpus_loss": 2.0, "domain/code/kl": 0.2,
+            "domain/code/reference_kl": 0.0, "domain/a/b/corpus_loss": 4.0, "domain/a/b/reference_kl": 0.01 * step,
+        }
+        for step in (1, 2)
+    ]  # fmt: skip
+    figures = by_key(log)
+    assert [line["name"] for line in figures["loss"].spec["data"]] == ["corpus loss", "domain code", "domain a/b"]
+    assert [line["name"] for line in figures["kl"].spec["data"]] == ["constraint a", "to the reference, a/b"]
+
+
 def test_only_what_was_logged_is_drawn():
     assert list(by_key([{"step": 1, "loss": 2.0}])) == ["loss"]
     assert training_figures([]) == []

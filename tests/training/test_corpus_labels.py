@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from adhere.data.corpus import examples_from_dataset
 from adhere.data.tokenization import tokenize_examples
+from adhere.errors import VerdictsMissingError
 from adhere.guidance.constraint import Constraint
 from adhere.oracles.base import Oracle
 from adhere.records import Verdict
@@ -44,16 +45,17 @@ def _labels(
 ) -> tuple[CorpusLabels, list[Oracle]]:
     asked = list(oracles) or [Counted()]
     constraints = [Constraint(oracle, name=f"c{number}") for number, oracle in enumerate(asked)]
-    return CorpusLabels(rows, constraints, tokenizer, folder), asked
+    return CorpusLabels(rows, constraints, tokenizer, folder, max_without_verdict=0.5), asked
 
 
-def test_rows_that_violate_any_constraint_are_told_and_those_without_a_verdict_are_not(
+def test_rows_that_violate_any_constraint_are_told_and_so_are_those_without_a_verdict(
     rows: Dataset, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    assert _labels(rows, tiny_tokenizer, tmp_path / "one")[0].violating() == {0, 3}
+    """Learned like any other, a row without a verdict would count as satisfying."""
+    assert _labels(rows, tiny_tokenizer, tmp_path / "one")[0].violating() == {0, 3, 4}
     no_b = Counted()
     no_b.score = lambda prompts, outputs: [float("b" not in output) for output in outputs]  # type: ignore[method-assign]
-    assert _labels(rows, tiny_tokenizer, tmp_path / "two", Counted(), no_b)[0].violating() == {0, 1, 3}
+    assert _labels(rows, tiny_tokenizer, tmp_path / "two", Counted(), no_b)[0].violating() == {0, 1, 3, 4}
 
 
 def test_rows_are_told_by_their_numbers_wherever_they_stand(
@@ -99,9 +101,44 @@ def test_a_row_is_judged_once_in_a_run_resumed_or_not(
     labels.violating()
     assert oracle.asked == asked > 6  # six rows and the prefixes of two
     again, (other,) = _labels(rows, tiny_tokenizer, tmp_path)
-    assert again.violating() == {0, 3}
+    assert again.violating() == {0, 3, 4}
     assert again.evidence(3, seed=0) == expected
-    assert isinstance(other, Counted) and other.asked == 0
+    assert isinstance(other, Counted) and other.asked == 2  # about the row without a verdict, in two passes
+
+
+def test_a_row_without_a_verdict_is_asked_about_again_and_what_comes_is_kept(
+    rows: Dataset, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    class Back(Counted):
+        """Knows what `unknown` is from its fourth call on."""
+
+        calls = 0
+
+        def score(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[float | None]:
+            self.calls += 1
+            found = super().score(prompts, outputs)
+            return found if self.calls < 4 else [1.0 if score is None else score for score in found]
+
+    back = Back()
+    assert _labels(rows, tiny_tokenizer, tmp_path, back)[0].violating() == {0, 3}
+    assert back.calls == 4  # the rows, prefixes, and two later passes
+    assert _labels(rows, tiny_tokenizer, tmp_path, last := Counted())[0].violating() == {0, 3}
+    assert last.asked == 0
+
+
+def test_too_many_rows_without_a_verdict_stop_the_run_and_a_resumed_one_asks_for_them_alone(
+    rows: Dataset, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    def labels(oracle: Oracle, allowed: float) -> CorpusLabels:
+        return CorpusLabels(rows, [Constraint(oracle, name="c0")], tiny_tokenizer, tmp_path, allowed)
+
+    said = r"paused: 1 of 6 corpus rows got no verdict from constraint 'c0' \(17%, .*max_without_verdict is 10%\)"
+    with pytest.raises(VerdictsMissingError, match=said):
+        labels(Counted(), 0.1).violating()
+    with pytest.raises(VerdictsMissingError, match=said):
+        labels(again := Counted(), 0.1).violating()
+    assert again.asked == 2
+    assert labels(Counted(), 0.17).violating() == {0, 3, 4}
 
 
 def test_verdicts_of_another_oracle_or_corpus_are_not_taken_up(
@@ -112,7 +149,7 @@ def test_verdicts_of_another_oracle_or_corpus_are_not_taken_up(
     labels.violating()
     assert isinstance(oracle, Counted) and oracle.asked > 0
     other = rows.map(lambda row: {"completion": row["completion"].replace("z", "y")})
-    assert _labels(other, tiny_tokenizer, tmp_path, Counted(version="2"))[0].violating() == set()
+    assert _labels(other, tiny_tokenizer, tmp_path, Counted(version="2"))[0].violating() == {4}
 
 
 def test_the_file_is_json_a_line_a_row(rows: Dataset, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from adhere.models.nado import Nado, build_nado
 from adhere.models.nado_config import NadoConfig
 from adhere.oracles.rules import RegexOracle
 from adhere.records import GuidanceVersion
-from adhere.training.loss import Batch, loss_sums
+from adhere.training.domains import RowWeights
+from adhere.training.loss import Batch, everywhere, loss_sums
 
 V = 32
 CONSTRAINTS = [
@@ -84,18 +85,33 @@ def _tilt(r: Tensor, r0: Tensor, target: float) -> Tensor:
 
 
 def _twin(
-    model: LlamaForCausalLM, anchor: LlamaForCausalLM | None, batch: Batch, guidance: Guidance, clip: float
+    model: LlamaForCausalLM,
+    anchor: LlamaForCausalLM | None,
+    batch: Batch,
+    guidance: Guidance,
+    clip: float,
+    rows: RowWeights | None = None,
+    reference: LlamaForCausalLM | None = None,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """(Σ corpus CE, Σ_k λ_k Σ KL_k, Σ KL_k by name), each row alone and without padding."""
-    corpus = torch.zeros(())
+    """(Σ corpus CE, Σ_k λ_k Σ KL_k + μ Σ KL(ref ‖ p), Σ KL_k by name), each row alone and without padding."""
+    rows = rows or everywhere(CONSTRAINTS, batch.input_ids_BT)
+    corpus, weighed = torch.zeros(()), torch.zeros(())
     values = {constraint.name: torch.zeros(()) for constraint in CONSTRAINTS}
-    to_weigh: dict[str, list[tuple[Tensor, Tensor]]] = {constraint.name: [] for constraint in CONSTRAINTS}
+    to_weigh: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {constraint.name: [] for constraint in CONSTRAINTS}
     for b, (tokens, prompt, _) in enumerate(ROWS):
         log_p = _logits(model, tokens).log_softmax(-1)
         base = log_p if anchor is None else _logits(anchor, tokens).log_softmax(-1)
         base = base.detach()
         token_weight = torch.ones(len(tokens))
+        if reference is not None:
+            with torch.no_grad():
+                kept = _logits(reference, tokens).log_softmax(-1)
+            for t in range(len(tokens) - 1):
+                if batch.held_BT[b, t]:
+                    weighed = weighed + rows.reference_B[b] * (kept[t].exp() * (kept[t] - log_p[t])).sum()
         for constraint in CONSTRAINTS:
+            if not rows.acts_B[constraint.name][b]:
+                continue
             nado = guidance.nados[constraint.name]
             features = torch.tensor([tokens]) if nado.reads_tokens else _hidden(model, tokens)
             with torch.no_grad():
@@ -111,20 +127,22 @@ def _twin(
                 kl = (q_V * (q_V.log() - log_p[t])).sum()
                 if not batch.held_BT[b, t]:
                     continue
+                lambda_ = rows.multiplier_B[constraint.name][b]
                 if batch.sampled_B[b]:
-                    to_weigh[constraint.name].append((w_prefix * batch.log_importance_B[b].exp(), kl))
+                    to_weigh[constraint.name].append((w_prefix * batch.log_importance_B[b].exp(), kl, lambda_))
                 else:
                     values[constraint.name] = values[constraint.name] + w_prefix.clamp(max=1.0) * kl
+                    weighed = weighed + lambda_ * w_prefix.clamp(max=1.0) * kl
         for t in range(len(tokens) - 1):
             if batch.learned_BT[b, t]:
                 weight = token_weight[t] if batch.tilted_B[b] else 1.0
-                corpus = corpus - weight * log_p[t, tokens[t + 1]]
-    for name, pairs in to_weigh.items():
-        for w, kl in pairs:
-            mean = torch.stack([w for w, _ in pairs]).mean()
+                corpus = corpus - rows.corpus_B[b] * weight * log_p[t, tokens[t + 1]]
+    for name, triples in to_weigh.items():
+        for w, kl, lambda_ in triples:
+            mean = torch.stack([w for w, _, _ in triples]).mean()
             values[name] = values[name] + (w / mean).clamp(max=clip) * kl
-    regulariser = torch.stack([c.weight * values[c.name] for c in CONSTRAINTS]).sum()
-    return corpus, regulariser, values
+            weighed = weighed + lambda_ * (w / mean).clamp(max=clip) * kl
+    return corpus, weighed, values
 
 
 BATCHES = {
@@ -174,10 +192,86 @@ def test_the_loss_is_corpus_cross_entropy_and_weighted_kl_to_q_star(
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
-def _moved(model: LlamaForCausalLM) -> LlamaForCausalLM:
+BY_ROW = RowWeights(
+    corpus_B=torch.tensor([0.5, 2.0, 0.0, 1.0]),
+    reference_B=torch.tensor([0.0, 0.7, 0.0, 1.5]),
+    multiplier_B={"hard": torch.tensor([3.0, 0.0, 0.6, 0.0]), "soft": torch.tensor([0.0, 1.1, 2.0, 0.0])},
+    acts_B={"hard": torch.tensor([True, False, True, False]), "soft": torch.tensor([False, True, True, False])},
+    domain_B=torch.tensor([0, 1, 2, 1]),
+    told_apart=("a", "b", "c"),
+)
+"""Each constraint on some rows, both on one, none on the last, which is held to the reference alone."""
+
+
+@pytest.mark.parametrize("anchored", [False, True], ids=["live", "anchored"])
+@pytest.mark.parametrize("batch", [BATCHES["violating rows tilted"], BATCHES["samples of a truncated policy"]])
+def test_each_row_has_its_own_constraints_weights_and_reference(
+    tiny_model: LlamaForCausalLM, guidance: Guidance, batch: Batch, anchored: bool
+) -> None:
+    anchor, reference = _moved(tiny_model) if anchored else None, _moved(tiny_model, 1.7)
+    weights = list(tiny_model.parameters())
+    corpus, regulariser, values = _twin(tiny_model, anchor, batch, guidance, 1.4, BY_ROW, reference)
+    expected = torch.autograd.grad(corpus / 7 + regulariser / 5, weights)
+
+    output = tiny_model(batch.input_ids_BT, attention_mask=batch.attention_mask_BT, output_hidden_states=True)
+    with torch.no_grad():
+        reference_BTV = reference(batch.input_ids_BT, attention_mask=batch.attention_mask_BT).logits
+        anchor_BTV = None
+        if anchor is not None:
+            anchor_BTV = anchor(batch.input_ids_BT, attention_mask=batch.attention_mask_BT).logits
+    sums = loss_sums(
+        output.logits, batch, guidance, CONSTRAINTS, output.hidden_states[-1].detach(), anchor_BTV,
+        prefix_weight_clip=1.4, rows=BY_ROW, reference_logits_BTV=reference_BTV,
+    )  # fmt: skip
+    found = torch.autograd.grad(sums.corpus / 7 + sums.regulariser / 5, weights)
+    torch.testing.assert_close(sums.corpus, corpus, atol=1e-5, rtol=1e-5)
+    for name, value in values.items():
+        assert value > 0.05
+        torch.testing.assert_close(sums.kl[name], value, atol=1e-5, rtol=1e-4)
+    if anchored:
+        torch.testing.assert_close(sums.regulariser, regulariser, atol=1e-5, rtol=1e-4)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_what_is_told_of_a_domain_is_what_its_rows_alone_would_give(
+    tiny_model: LlamaForCausalLM, guidance: Guidance
+) -> None:
+    batch, reference = _batch(tilted=(0, 1)), _moved(tiny_model, 1.7)
+    with torch.no_grad():
+        output = tiny_model(batch.input_ids_BT, attention_mask=batch.attention_mask_BT, output_hidden_states=True)
+        reference_BTV = reference(batch.input_ids_BT, attention_mask=batch.attention_mask_BT).logits
+        sums = loss_sums(
+            output.logits, batch, guidance, CONSTRAINTS, output.hidden_states[-1], None,
+            prefix_weight_clip=10.0, rows=BY_ROW, reference_logits_BTV=reference_BTV,
+        )  # fmt: skip
+    assert sums.by_domain is not None
+    told = sums.by_domain.by_name()
+    kept = torch.ones(len(ROWS))
+    for number, name in enumerate("abc"):
+        alone = dataclasses.replace(
+            BY_ROW,
+            corpus_B=(number == BY_ROW.domain_B).float(),
+            reference_B=(number == BY_ROW.domain_B) * (BY_ROW.reference_B > 0).float(),
+            multiplier_B={"hard": kept, "soft": kept},
+            acts_B={k: acts & (number == BY_ROW.domain_B) for k, acts in BY_ROW.acts_B.items()},
+        )
+        # The tilt of a row is that of its own domain: nothing else acts on it here either.
+        corpus, regulariser, values = _twin(tiny_model, None, batch, guidance, 10.0, alone, reference)
+        kl = float(sum(values.values()).detach())  # type: ignore[union-attr]
+        rows = (number == BY_ROW.domain_B)[:, None]
+        assert told[name]["corpus"] == pytest.approx(float(corpus.detach()), rel=1e-4)
+        assert told[name]["kl"] == pytest.approx(kl, rel=1e-4, abs=1e-6)
+        assert told[name]["reference"] == pytest.approx(float(regulariser.detach()) - kl, rel=1e-3, abs=1e-4)
+        assert told[name]["learned"] == int((batch.learned_BT & rows).sum())
+        assert told[name]["held"] == int((batch.held_BT & rows).sum())
+    assert told["a"]["reference"] == 0 < told["b"]["reference"]
+
+
+def _moved(model: LlamaForCausalLM, factor: float = 0.5) -> LlamaForCausalLM:
     anchor = copy.deepcopy(model)
     with torch.no_grad():
-        anchor.lm_head.weight.mul_(0.5)
+        anchor.lm_head.weight.mul_(factor)
     return anchor
 
 

@@ -35,6 +35,15 @@ def stoppable(context: typer.Context, untouched: Path | None) -> Iterator[None]:
         _stop(left, f"Begin again with:  {command(*_typed(context))}")
 
 
+@contextmanager
+def repeatable(context: typer.Context, folder: Path) -> Iterator[None]:
+    """The same for work in parts that is gone on with by typing the same again."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _stop(kept(folder), f"Go on with:  {command(*_typed(context))}")
+
+
 def kept(folder: Path) -> str:
     """What a run folder holds, in a sentence."""
     if not folder.exists():
@@ -44,6 +53,8 @@ def kept(folder: Path) -> str:
     steps = [int(found[1]) for name in names if (found := re.fullmatch(r"checkpoint-(\d+)", name))]
     if steps:
         held.append(f"a checkpoint at step {max(steps)}")
+    if any(folder.rglob("stages/*/model")):
+        held.append("the model of the first stage")
     for kind in ("samples", "labels"):
         iterations = [path for path in folder.rglob(f"{kind}/iteration-*.jsonl") if path.stat().st_size]
         if iterations:
@@ -51,6 +62,9 @@ def kept(folder: Path) -> str:
     evaluations = [path.stem for path in folder.rglob("evaluation/*.json") if path.name != "tokens.json"]
     if evaluations:
         held.append(f"the evaluation of {', '.join(sorted(evaluations))}")
+    suites = [f"{path.parent.name} of {path.stem}" for path in folder.rglob("evaluation/*/*.json")]
+    if suites:
+        held.append(f"the suites {', '.join(sorted(suites))}")
     return f"On disk in {folder}: {'; '.join(held) if held else 'no checkpoint yet'}."
 
 

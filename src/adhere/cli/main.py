@@ -7,17 +7,21 @@ from typing import Annotated
 import typer
 
 from adhere import __version__
+from adhere.cli.cache import cache
 from adhere.cli.check import check
+from adhere.cli.compare import compare
 from adhere.cli.demo import demo
 from adhere.cli.doctor import doctor
 from adhere.cli.evaluate import evaluate
 from adhere.cli.group import AdhereGroup
+from adhere.cli.joint import joint
 from adhere.cli.label import label
 from adhere.cli.quiet import quiet_libraries
 from adhere.cli.report import report
 from adhere.cli.sample import sample
 from adhere.cli.schema import schema
 from adhere.cli.screen import write_anything
+from adhere.cli.sweep import sweep
 from adhere.cli.train import train
 
 EXAMPLES = """\
@@ -30,6 +34,7 @@ adhere train recipes/detox.yaml --resume     after a stop, however it came
 adhere sample runs/detox --prompt "You are"
 adhere evaluate runs/detox
 adhere report runs/detox --open
+adhere compare runs/*                        which is better, and how surely
 """
 
 app = typer.Typer(
@@ -60,5 +65,6 @@ def root(
     quiet_libraries()
 
 
-for command in (demo, check, train, sample, label, evaluate, report, doctor, schema):
+for command in (demo, check, train, sample, label, evaluate, compare, sweep, report, doctor, joint, schema):
     app.command()(command)
+app.add_typer(cache)

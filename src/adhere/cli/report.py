@@ -9,6 +9,7 @@ import typer
 from adhere.cli.options import RunFolder
 from adhere.cli.results import show_results
 from adhere.cli.screen import say
+from adhere.cli.suite_results import show_suites
 
 
 def report(
@@ -20,6 +21,7 @@ def report(
 
     page = write_report(run)
     show_results(run)
+    show_suites(run)
     say("", f"Report:   {page}")
     if open_:
         typer.launch(page.resolve().as_uri())

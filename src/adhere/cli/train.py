@@ -17,10 +17,15 @@ from adhere.cli.screen import command, say
 
 
 class Method(StrEnum):
-    """How to train: under the recipe's constraints, or plain fine-tuning on the same rows and steps."""
+    """How to train: under the recipe's constraints, or by a method to compare with, on the same rows and steps."""
 
     constrained = "constrained"
     sft = "sft"
+    filtered_sft = "filtered-sft"
+    rloo = "rloo"
+    grpo = "grpo"
+    dpo = "dpo"
+    guided_decoding = "guided-decoding"
 
 
 def train(
@@ -29,7 +34,7 @@ def train(
     settings: Set = None,
     method: Annotated[
         Method | None,
-        typer.Option(metavar="METHOD", help="constrained, or sft (plain fine-tuning).", show_default="the recipe's"),
+        typer.Option(metavar="METHOD", help=f"One of {', '.join(Method)}.", show_default="the recipe's"),
     ] = None,
     output: Annotated[
         Path | None,
@@ -52,5 +57,9 @@ def train(
 
         with shown() as progress:
             folder = train_recipe(loaded, resume=resume, progress=progress)
+    from adhere.recipe.targets import target_sentences
+
+    if loaded.method == "constrained":
+        say(*(f"{sentence[0].upper()}{sentence[1:]}" for sentence in target_sentences(folder)))
     say("", f"Model:    {folder / 'model'}")
     say(f"Measure:  {command('evaluate', folder)}", f"Report:   {command('report', folder)}")

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from adhere.errors import RunFolderError
-from adhere.files import append_whole, cannot_write
+from adhere.files import append_whole, cannot_write, whole_file
 
 Json = dict[str, object]
 
@@ -64,6 +64,26 @@ def append_batch(path: Path, batch: int, records: Sequence[Mapping[str, object]]
         raise ValueError(f"batch {batch} for {path} has no records")
     marks = {"batch": batch, "batch_size": len(records)}
     append_whole(path, b"".join(_line({**marks, **record}) for record in records))
+
+
+def replace_records(path: Path, change: Callable[[int, Json], Json]) -> None:
+    """Put other records in the place of those of the whole batches, all at once: a reader finds the old or the new file.
+
+    Args:
+        change: gets the number of a record, from 0, and the record without its marks.
+
+    Raises:
+        RunFolderError: the file is damaged, or cannot be written.
+    """
+    with whole_file(path) as part, open(part, "wb") as stream:
+        number = 0
+        for state, records in _batches(path):
+            if not records and state.header is not None:
+                stream.write(_line(state.header))
+            for record in records:
+                marks = {name: record.pop(name) for name in ("batch", "batch_size")}
+                stream.write(_line({**marks, **change(number, record)}))
+                number += 1
 
 
 def read_state(path: Path) -> LogState:

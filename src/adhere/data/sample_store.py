@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, overload
 
-from adhere.data.batch_log import Json, append_batch, open_log, read_records, read_state
+from adhere.data.batch_log import Json, append_batch, open_log, read_records, read_state, replace_records
 from adhere.errors import RunFolderError
 from adhere.records import LabelledSample, Sample, Verdict
 
@@ -110,6 +110,21 @@ class SampleStore:
         """The samples of the whole batches, in the order they were written; none when there is no file yet."""
         return [_decode_sample(record) for record in read_records(self.path("samples", iteration))]
 
+    def fill(self, iteration: int, verdicts: Mapping[int, Mapping[str, Verdict]]) -> None:
+        """Put verdicts, by position and by constraint, in the place of those that an iteration's labels lack.
+
+        The file is replaced in one step: checkpoints that share it keep the one they have.
+
+        Raises:
+            RunFolderError: it is damaged, or cannot be written.
+        """
+
+        def filled(position: int, record: Json) -> Json:
+            said = {**_decode_verdicts(record), **verdicts.get(position, {})}
+            return {"position": position, **_encode_verdicts(said)}
+
+        replace_records(self.path("labels", iteration), filled)
+
     def labelled(self, iteration: int) -> list[LabelledSample]:
         """All samples of an iteration with their verdicts.
 
@@ -137,10 +152,12 @@ def _decode_sample(record: Mapping[str, Any]) -> Sample:
 
 
 def _encode_labels(position: int, labelled: LabelledSample) -> Json:
-    verdicts = labelled.verdicts
+    return {"position": position, **_encode_verdicts(labelled.verdicts)}
+
+
+def _encode_verdicts(verdicts: Mapping[str, Verdict]) -> Json:
     prefixes = {name: verdict.prefix_scores for name, verdict in verdicts.items() if verdict.prefix_scores is not None}
     return {
-        "position": position,
         "scores": {name: verdict.score for name, verdict in verdicts.items()},
         "prefix_scores": prefixes,
     }

@@ -18,11 +18,12 @@ from adhere.evaluation.perplexity import (
     text_sequences,
     token_losses,
 )
-from adhere.evaluation.quality import quality
+from adhere.evaluation.quality import outputs_by_prompt, quality
 from adhere.evaluation.satisfaction import scores_by_prompt, violation_rate
 from adhere.evaluation.toxicity import toxicity
 from adhere.guidance.constraint import Constraint
 from adhere.models.frozen import FrozenModel, fast_dtype
+from adhere.oracles.again import judge_again
 from adhere.oracles.base import Oracle, verdicts
 from adhere.records import EvaluationResult, LabelledSample, Measurement, Prompt, Sample, Verdict
 from adhere.sampling.sampler import SamplingConfig, TransformersSampler, draw_all
@@ -101,7 +102,7 @@ def evaluate_model(
         measurement = perplexity(each, of, seed)
         measurement.tags["dtype"] = dtype
         measured.append(measurement)
-    outputs = _by_prompt(completions)
+    outputs = outputs_by_prompt(completions)
     kept = {of: tuple(zip(each.nats_N.tolist(), each.tokens_N.tolist(), strict=True)) for of, each in losses.items()}
     return EvaluationResult(name, (*measured, *quality(outputs, seed)), tuple(completions), kept)
 
@@ -131,6 +132,10 @@ def judged(
                 found[start + offset][name] = verdict
             if told is not None:
                 told(number * len(samples) + start + len(part), total)
+        scores = [of_sample[name].score for of_sample in found]
+        again = judge_again(oracle, [s.prompt for s in samples], [s.output for s in samples], scores)
+        for of_sample, score in zip(found, again, strict=True):
+            of_sample[name] = Verdict(score)
     return [LabelledSample(sample, verdict) for sample, verdict in zip(samples, found, strict=True)]
 
 
@@ -180,10 +185,3 @@ def _losses(
 
 def _rows(heldout: Dataset | None) -> list[ScoredSequence]:
     return [] if heldout is None or len(heldout) == 0 else example_sequences(heldout)
-
-
-def _by_prompt(completions: Sequence[LabelledSample]) -> list[list[str]]:
-    grouped: dict[int, list[str]] = {}
-    for labelled in sorted(completions, key=lambda item: (item.sample.prompt_index, item.sample.replicate)):
-        grouped.setdefault(labelled.sample.prompt_index, []).append(labelled.sample.output)
-    return list(grouped.values())

@@ -31,7 +31,8 @@ def write_evaluation(run_folder: Path, result: EvaluationResult) -> Path:
     lines = [json.dumps(_sample_line(labelled, judges), ensure_ascii=False) for labelled in result.completions]
     write_text_atomic(path.with_suffix(".samples.jsonl"), "".join(f"{line}\n" for line in lines))
     rows = [{**measurement.to_row(), "model": result.model} for measurement in result.measurements]
-    write_json_atomic(path, {"model": result.model, "rows": rows, "losses": result.losses})
+    told = {"model": result.model, "rows": rows, "losses": result.losses, "conditions": result.conditions}
+    write_json_atomic(path, told)
     return path
 
 
@@ -47,7 +48,9 @@ def read_evaluation(run_folder: Path, model: str) -> EvaluationResult:
         lines = path.with_suffix(".samples.jsonl").read_text(encoding="utf-8").split("\n")
         completions = tuple(_labelled(json.loads(line)) for line in lines if line)
         losses = {name: tuple((float(n), int(t)) for n, t in pairs) for name, pairs in told["losses"].items()}
-        return EvaluationResult(told["model"], tuple(map(measurement_of, told["rows"])), completions, losses)
+        conditions = {name: str(value) for name, value in told.get("conditions", {}).items()}
+        rows = tuple(map(measurement_of, told["rows"]))
+        return EvaluationResult(told["model"], rows, completions, losses, conditions)
     except FileNotFoundError as error:
         raise RunFolderError(f"{error.filename}: missing; evaluate {model} again") from error
     except (OSError, ValueError, KeyError, TypeError) as error:

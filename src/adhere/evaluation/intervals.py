@@ -68,21 +68,29 @@ def bootstrap(
     Raises:
         ValueError: there is no group.
     """
-    groups, width = sums_GK.shape
+    groups = len(sums_GK)
     if groups == 0:
         raise ValueError("a bootstrap needs at least one group; got none")
     value = float(statistic(sums_GK.sum(axis=0, keepdims=True))[0])
     if groups == 1:
         return Estimate(value, None, None)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(resampled(sums_GK, statistic, seed, resamples), [tail, 1 - tail])
+    return Estimate(value, float(low), float(high))
+
+
+def resampled(
+    sums_GK: Floats, statistic: Callable[[Floats], Floats], seed: int = 0, resamples: int = RESAMPLES
+) -> Floats:
+    """The statistic of each of the resamples that `bootstrap` makes its interval of."""
+    groups, width = sums_GK.shape
     generator = np.random.default_rng(seed)
     at_once = max(1, _CELLS // (groups * width))
     values = []
     for start in range(0, resamples, at_once):
         drawn_SG = generator.integers(0, groups, size=(min(at_once, resamples - start), groups))
         values.append(statistic(sums_GK[drawn_SG].sum(axis=1)))
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(np.concatenate(values), [tail, 1 - tail])
-    return Estimate(value, float(low), float(high))
+    return np.concatenate(values)
 
 
 def ratio_of_totals(totals_SK: Floats) -> Floats:

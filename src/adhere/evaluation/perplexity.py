@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from adhere.errors import CorpusError, ModelError
 from adhere.evaluation.intervals import bootstrap, ratio_of_totals
 from adhere.records import Measurement
+from adhere.sampling.guided_model import GuidedForCausalLM
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -168,8 +169,11 @@ def _batch_losses(model: PreTrainedModel, batch: Sequence[ScoredSequence]) -> ND
     scored_BT = mask_BT[:, 1:] & (time_T[1:] >= torch.tensor([seq.start for seq in batch])[:, None])
     row_P, time_P = scored_BT.nonzero(as_tuple=True)  # P: scored positions of the batch, row by row
     device = model.device
+    # To a guided model it matters where the prompt ends, if its target is below 1.
+    start_B = torch.tensor([seq.start for seq in batch], device=device)
+    guided = {"prompt_length": start_B} if isinstance(model, GuidedForCausalLM) else {}
     logits_BTV = model(
-        input_ids=input_ids_BT.to(device), attention_mask=mask_BT.long().to(device), use_cache=False
+        input_ids=input_ids_BT.to(device), attention_mask=mask_BT.long().to(device), use_cache=False, **guided
     ).logits
     targets_P = input_ids_BT[row_P, time_P + 1].to(device)
     losses_P = torch.empty(len(row_P), dtype=torch.float64)

@@ -8,13 +8,13 @@ model on the same prompts.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 
 import numpy as np
 
-from adhere.evaluation.intervals import bootstrap_mean, jackknife, rate
-from adhere.records import Measurement
+from adhere.evaluation.intervals import Floats, bootstrap_mean, jackknife, rate
+from adhere.records import LabelledSample, Measurement
 
 Outputs = Sequence[Sequence[str]]
 """For each prompt, its outputs."""
@@ -34,6 +34,14 @@ def quality(outputs: Outputs, seed: int = 0) -> tuple[Measurement, ...]:
     )
 
 
+def outputs_by_prompt(completions: Sequence[LabelledSample]) -> list[list[str]]:
+    """The outputs of every prompt, prompts in order of their index."""
+    grouped: dict[int, list[str]] = {}
+    for labelled in sorted(completions, key=lambda item: (item.sample.prompt_index, item.sample.replicate)):
+        grouped.setdefault(labelled.sample.prompt_index, []).append(labelled.sample.output)
+    return list(grouped.values())
+
+
 def distinct_n(outputs: Outputs, n: int = 2) -> Measurement:
     """Different word n-grams over all word n-grams, over the whole set (Li et al. 2016); higher is more varied.
 
@@ -47,6 +55,15 @@ def distinct_n(outputs: Outputs, n: int = 2) -> Measurement:
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
     count = _count(outputs)
+    of_all, left_out_G, total = distinct_without_each(outputs, n)
+    value, low, high = jackknife(of_all, left_out_G)
+    low, high = (None if end is None else min(1.0, max(0.0, end)) for end in (low, high))
+    tags = {"interval": "jackknife over prompts", "ngrams": str(total)}
+    return Measurement(f"distinct_{n}", value, low, high, n=count, tags=tags)
+
+
+def distinct_without_each(outputs: Outputs, n: int) -> tuple[float, Floats, int]:
+    """distinct-n of all outputs; what it would be without each prompt, shape (G,); the number of n-grams."""
     grams_G = [Counter(chain.from_iterable(_ngrams(output.split(), n) for output in group)) for group in outputs]
     total_G = np.array([grams.total() for grams in grams_G], dtype=np.float64)
     prompts_with = Counter(chain.from_iterable(grams_G))
@@ -54,10 +71,12 @@ def distinct_n(outputs: Outputs, n: int = 2) -> Measurement:
     different, total = len(prompts_with), float(total_G.sum())
     # Without prompt g, only the n-grams that no other prompt has are gone.
     left_out_G = (different - only_here_G) / np.maximum(total - total_G, 1)
-    value, low, high = jackknife(different / max(total, 1), left_out_G)
-    low, high = (None if end is None else min(1.0, max(0.0, end)) for end in (low, high))
-    tags = {"interval": "jackknife over prompts", "ngrams": str(int(total))}
-    return Measurement(f"distinct_{n}", value, low, high, n=count, tags=tags)
+    return different / max(total, 1), left_out_G, int(total)
+
+
+def of_output(name: str, output: str) -> float:
+    """What one output adds to `repetition`, `looping`, `mean_length` or `empty_rate`. Raises KeyError for another name."""
+    return float(_OF_OUTPUT[name](output.split()))
 
 
 def repetition(outputs: Outputs, seed: int = 0) -> Measurement:
@@ -65,8 +84,7 @@ def repetition(outputs: Outputs, seed: int = 0) -> Measurement:
 
     An output of fewer than five words cannot repeat one and counts 0.
     """
-    shares = [[_repeated(output.split()) for output in group] for group in outputs]
-    return _mean("repetition", shares, outputs, seed)
+    return _mean("repetition", outputs, seed)
 
 
 def _repeated(words: Sequence[str]) -> float:
@@ -79,7 +97,7 @@ def looping(outputs: Outputs, seed: int = 0) -> Measurement:
 
     `ha ha ha` is no loop; `I know. I know. I know.` is one.
     """
-    return _rate("looping", [[_loops(output.split()) for output in group] for group in outputs], outputs, seed)
+    return _rate("looping", outputs, seed)
 
 
 def _loops(words: Sequence[str]) -> bool:
@@ -95,24 +113,32 @@ def _loops(words: Sequence[str]) -> bool:
 
 def mean_length(outputs: Outputs, seed: int = 0) -> Measurement:
     """Mean number of words of an output."""
-    return _mean(
-        "mean_length", [[len(output.split()) for output in group] for group in outputs], outputs, seed, "words"
-    )
+    return _mean("mean_length", outputs, seed, "words")
 
 
 def empty_rate(outputs: Outputs, seed: int = 0) -> Measurement:
     """Share of outputs without a word."""
-    return _rate("empty_rate", [[not output.split() for output in group] for group in outputs], outputs, seed)
+    return _rate("empty_rate", outputs, seed)
 
 
-def _mean(name: str, values: Sequence[Sequence[float]], outputs: Outputs, seed: int, unit: str = "") -> Measurement:
-    tags = {"interval": "bootstrap over prompts"}
-    return Measurement(name, *bootstrap_mean(values, seed), n=_count(outputs), unit=unit, tags=tags)
+_OF_OUTPUT: dict[str, Callable[[Sequence[str]], float]] = {
+    "repetition": _repeated,
+    "looping": _loops,
+    "mean_length": len,
+    "empty_rate": lambda words: not words,
+}
 
 
-def _rate(name: str, events: Sequence[Sequence[bool]], outputs: Outputs, seed: int) -> Measurement:
-    estimate, method = rate(events, seed)
-    return Measurement(name, *estimate, n=_count(outputs), tags={"interval": method})
+def _mean(name: str, outputs: Outputs, seed: int, unit: str = "") -> Measurement:
+    count, tags = _count(outputs), {"interval": "bootstrap over prompts"}
+    values = [[of_output(name, output) for output in group] for group in outputs]
+    return Measurement(name, *bootstrap_mean(values, seed), n=count, unit=unit, tags=tags)
+
+
+def _rate(name: str, outputs: Outputs, seed: int) -> Measurement:
+    count = _count(outputs)
+    estimate, method = rate([[bool(of_output(name, output)) for output in group] for group in outputs], seed)
+    return Measurement(name, *estimate, n=count, tags={"interval": method})
 
 
 def _ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:

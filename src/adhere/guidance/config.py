@@ -35,3 +35,14 @@ class RefreshConfig(BaseModel):
 
     samples: int = Field(256, ge=2, description="outputs sampled from the policy in each iteration")
     samples_per_prompt: int = Field(1, ge=1, description="outputs drawn for each prompt")
+    max_without_verdict: float = Field(
+        0.1,
+        ge=0.0,
+        le=1.0,
+        description="largest share of outputs, or of corpus rows, without a verdict, asked for again, that a run goes on "
+        "with; above it the run pauses",
+    )
+
+    def settings(self) -> dict[str, object]:
+        """What samples depend on: all but how many verdicts may be missing, which may be another in a resumed run."""
+        return self.model_dump(exclude={"max_without_verdict"})

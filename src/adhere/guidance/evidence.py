@@ -81,6 +81,40 @@ class ReadEvidence:
         return self.evidence.prompt_ids + self.evidence.output_ids
 
 
+def with_verdict(items: Sequence[ReadEvidence], constraint: str) -> list[ReadEvidence]:
+    """Those that have a verdict, weighed so that leaving out the others shifts nothing.
+
+    The judged outputs of a prompt take over the weight of those of its outputs that were not judged, so that every prompt
+    with a verdict counts as it was sampled; the weights of all samples are then 1 in the mean again. Corpus rows keep
+    theirs. Where nothing is missing, nothing changes.
+    """
+    kept = [item for item in items if item.evidence.verdicts[constraint].score is not None]
+    own = [item for item in items if item.evidence.on_policy]
+    judged = [item for item in kept if item.evidence.on_policy]
+    if len(judged) == len(own):
+        return kept
+    drawn, left = (_weight_by_prompt(each) for each in (own, judged))
+    taken_over = {prompt: math.log(drawn[prompt] / weight) for prompt, weight in left.items()}
+    total = sum(drawn[prompt] for prompt in left)
+    to_mean_1 = math.log(len(judged) / total) if judged else 0.0
+    return [_weighed(i, taken_over[i.evidence.prompt_ids] + to_mean_1) if i.evidence.on_policy else i for i in kept]
+
+
+def _weighed(item: ReadEvidence, more: float) -> ReadEvidence:
+    if abs(more) < 1e-12:
+        return item
+    return replace(item, evidence=replace(item.evidence, log_importance=item.evidence.log_importance + more))
+
+
+def _weight_by_prompt(items: Sequence[ReadEvidence]) -> dict[tuple[int, ...], float]:
+    """The sum of the importance weights of each prompt's outputs."""
+    weights: dict[tuple[int, ...], float] = {}
+    for item in items:
+        prompt = item.evidence.prompt_ids
+        weights[prompt] = weights.get(prompt, 0.0) + math.exp(item.evidence.log_importance)
+    return weights
+
+
 def read(
     evidence: Sequence[Evidence],
     reference: FrozenModel | None,

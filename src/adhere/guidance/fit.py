@@ -20,7 +20,7 @@ from torch import Tensor
 from adhere.errors import GuidanceError
 from adhere.functional.nado import forward_consistency, oracle_likelihood, td_targets
 from adhere.guidance.config import FitConfig
-from adhere.guidance.evidence import ReadEvidence, pad
+from adhere.guidance.evidence import ReadEvidence, pad, with_verdict
 from adhere.guidance.quality import fit_quality
 from adhere.models.nado import Nado, NadoState
 
@@ -48,7 +48,7 @@ def fit(
     Raises:
         GuidanceError: all labels are equal, so there is nothing to tell apart.
     """
-    judged = [item for item in evidence if item.evidence.verdicts[constraint].score is not None]
+    judged = with_verdict(evidence, constraint)
     labels = [_score(item, constraint) for item in judged]
     if not judged or max(labels) - min(labels) < 1e-6:
         raise GuidanceError(_nothing_to_learn(constraint, labels))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
 from adhere.guidance.constraint import Constraint
-from adhere.oracles.base import Oracle, judge
+from adhere.oracles.again import judge_again
+from adhere.oracles.base import Oracle, judge, violates
+from adhere.oracles.spending import added, spending_of
 from adhere.records import Verdict
 
 
@@ -17,6 +20,7 @@ def label(
     prompts: Sequence[str],
     outputs: Sequence[str],
     output_ids: Sequence[Sequence[int]],
+    spent: Counter[str] | None = None,
 ) -> list[dict[str, Verdict]]:
     """The verdict of every constraint on every output.
 
@@ -24,18 +28,23 @@ def label(
         constraints: whose oracles are asked, one call each for the outputs and, if prefix-closed, one for the prefixes.
         prompts, outputs: the texts.
         output_ids: the outputs' tokens, whose prefixes are decoded for prefix-closed oracles.
+        spent: gets what this cost added, by the names of `costs.Costs`.
 
     Raises:
         OracleError: an oracle broke its contract.
     """
     labelled: list[dict[str, Verdict]] = [{} for _ in outputs]
+    spent = Counter() if spent is None else spent
     for constraint in constraints:
+        before = spending_of(constraint.oracle)
         scores = judge(constraint.oracle, prompts, outputs)
+        spent.update(oracle_calls=len(scores), no_verdict=scores.count(None))
         prefix_scores: Sequence[tuple[float, ...] | None] = [None] * len(outputs)
         if constraint.oracle.prefix_closed:
-            prefix_scores = _prefix_scores(constraint.oracle, tokenizer, prompts, output_ids, scores)
+            prefix_scores = _prefix_scores(constraint.oracle, tokenizer, prompts, output_ids, scores, spent)
         for row, score in enumerate(scores):
             labelled[row][constraint.name] = Verdict(score, prefix_scores[row])
+        spent.update(added(before, spending_of(constraint.oracle)))
     return labelled
 
 
@@ -45,6 +54,7 @@ def _prefix_scores(
     prompts: Sequence[str],
     output_ids: Sequence[Sequence[int]],
     scores: Sequence[float | None],
+    spent: Counter[str],
 ) -> list[tuple[float, ...] | None]:
     """Scores of the text after 0, 1, …, N output tokens, the last one being the output's own score.
 
@@ -60,13 +70,34 @@ def _prefix_scores(
         keys = [(prompt if oracle.judges_prompt else "", prefix) for prefix in prefixes]
         asked.update(dict.fromkeys(keys))
         texts.append(keys)
+    if not asked:
+        return [None] * len(texts)
     pairs = list(asked)
-    verdicts = dict(zip(pairs, judge(oracle, [p for p, _ in pairs], [o for _, o in pairs]), strict=True))
+    spent.update(prefix_scores=len(pairs))
+    asking = [prompt for prompt, _ in pairs], [prefix for _, prefix in pairs]
+    said = judge_again(oracle, *asking, judge(oracle, *asking))
+    verdicts = dict(zip(pairs, said, strict=True))
     found: list[tuple[float, ...] | None] = []
     for row, score in zip(texts, scores, strict=True):
-        if row is None or score is None:
-            found.append(None)
-        else:
-            # A prefix without a verdict settles nothing: it counts as still satisfied.
-            found.append((*(1.0 if (v := verdicts[key]) is None else v for key in row), score))
+        found.append(None if row is None or score is None else _completed([*(verdicts[key] for key in row), score]))
     return found
+
+
+def _completed(scores: Sequence[float | None]) -> tuple[float, ...] | None:
+    """Prefix scores without gaps; None where what is missing cannot be told.
+
+    What violates goes on violating, so a gap after a violation is one too, and a gap before a satisfied prefix is satisfied.
+    Between the last satisfied prefix and the first violating one nobody knows: such an output has no prefix scores, and
+    learns from its own verdict alone.
+    """
+    found = list(scores)
+    for place in range(1, len(found)):
+        before = found[place - 1]
+        if found[place] is None and before is not None and violates(before):
+            found[place] = before
+    for place in reversed(range(len(found) - 1)):
+        after = found[place + 1]
+        if found[place] is None and after is not None and not violates(after):
+            found[place] = after
+    known = [score for score in found if score is not None]
+    return tuple(known) if len(known) == len(found) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from adhere.costs import Ledger
 from adhere.data.batch_log import read_state
 from adhere.data.sample_store import SampleStore
 from adhere.errors import GuidanceError, RunFolderError
@@ -24,9 +26,11 @@ from adhere.guidance.evidence import Evidence, evidence_of, read
 from adhere.guidance.fit import fit
 from adhere.guidance.guidance import Guidance, generator_for
 from adhere.guidance.labels import label
+from adhere.guidance.missing import found_later, require_verdicts
 from adhere.models.frozen import FrozenModel
 from adhere.models.nado import build_nado
 from adhere.models.nado_config import NadoConfig
+from adhere.oracles.spending import added, spending_of
 from adhere.records import GuidanceVersion, LabelledSample, Prompt, Sample
 from adhere.sampling.sampler import SamplingConfig, TransformersSampler
 
@@ -56,6 +60,7 @@ class Refresher:
         corpus: labelled corpus rows, fitted beside the samples.
         folder: the run folder.
         report: told of every part, with numbers.
+        part: folder below the run folder for samples and labels that no guidance is fitted on (measurements).
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -70,6 +75,7 @@ class Refresher:
     fitting: FitConfig
     seed: int
     report: Report
+    part: str = ""
     known: dict[int, Tensor] = field(default_factory=dict)  # features of the corpus rows, read once
 
     def run(self, request: Request, policy: PreTrainedModel) -> Guidance:
@@ -91,11 +97,13 @@ class Refresher:
                 f"{folder} is missing, and the policy has moved on from step {request.policy_step} to {request.step}, so it "
                 "cannot be made again; resume from an earlier checkpoint or start afresh in another folder"
             )
-        samples = self._sample(request, policy)
-        labelled = self._label(request, samples)
-        guidance = self._fit(request, policy, labelled)
+        guidance = self._fit(request, policy, self.draw(request, policy))
         guidance.save(folder)
         return guidance
+
+    def draw(self, request: Request, policy: PreTrainedModel) -> list[LabelledSample]:
+        """Sample and label alone, on disk batch by batch. Raises OracleError and RunFolderError as `run`."""
+        return self._label(request, self._sample(request, policy))
 
     def on_disk(self, request: Request) -> Guidance | None:
         """The guidance as an earlier process left it. Raises RunFolderError when that is of another run."""
@@ -126,15 +134,18 @@ class Refresher:
         return prompts[:wanted]
 
     def _sample(self, request: Request, policy: PreTrainedModel) -> list[Sample]:
-        store = SampleStore(self.folder)
+        store = SampleStore(self.folder / self.part)
         sampler = TransformersSampler(policy, self.tokenizer, self.sampling)
         batches = sampler.plan(self._share(request.iteration), self.refresh.samples_per_prompt)
         header = self._header(request, len(batches))
-        writer = store.begin("samples", request.iteration, header)
+        writer, ledger = store.begin("samples", request.iteration, header), Ledger(self.folder)
+        work = f"{self.part} samples {request.iteration}".strip()
         for batch in batches[writer.done :]:
             start = time.monotonic()
             drawn = sampler.draw(batch, seed=self.seed * 1_000_003 + request.iteration)
-            speed = sum(len(sample.output_ids) for sample in drawn) / max(time.monotonic() - start, 1e-9)
+            tokens = sum(len(sample.output_ids) for sample in drawn)
+            speed = tokens / max(time.monotonic() - start, 1e-9)
+            ledger.record(f"{work} batch {batch.number}", generated_outputs=len(drawn), generated_tokens=tokens)
             writer.append(batch.number, drawn)
             self.report(
                 "sampled", {"batch": batch.number + 1, "batches": len(batches), "tokens_per_second": round(speed, 1)}
@@ -143,28 +154,55 @@ class Refresher:
         return store.samples(request.iteration)
 
     def _label(self, request: Request, samples: Sequence[Sample]) -> list[LabelledSample]:
-        store = SampleStore(self.folder)
+        store = SampleStore(self.folder / self.part)
         size = max(1, self.sampling.batch_size)
         starts = range(0, len(samples), size)
         writer = store.begin("labels", request.iteration, self._header(request, len(starts)))
+        ledger = Ledger(self.folder)
+        before = spending_of(*(constraint.oracle for constraint in self.constraints))
         for number in range(writer.done, len(starts)):
             part = samples[number * size : (number + 1) * size]
+            spent: Counter[str] = Counter()
             verdicts = label(
                 self.constraints,
                 self.tokenizer,
                 [s.prompt for s in part],
                 [s.output for s in part],
                 [s.output_ids for s in part],
+                spent,
             )
+            ledger.record(f"{self.part} labels {request.iteration} batch {number}".strip(), **spent)
             writer.append(number, [LabelledSample(s, v) for s, v in zip(part, verdicts, strict=True)])
         writer.finish()
-        labelled = store.labelled(request.iteration)
-        numbers: dict[str, float] = {"iteration": request.iteration, "outputs": len(labelled)}
+        labelled = self._ask_again(request, store)
+        missing = require_verdicts(
+            self.constraints,
+            [item.verdicts for item in labelled],
+            self.refresh.max_without_verdict,
+            f"outputs of iteration {request.iteration}",
+        )
+        numbers: dict[str, Any] = {"iteration": request.iteration, "outputs": len(labelled)}
+        if any(missing.values()):
+            numbers["no_verdict"] = missing
+        numbers |= added(before, spending_of(*(constraint.oracle for constraint in self.constraints)))
         if not self.sampling.untruncated:
             log_importance_N = torch.tensor([item.sample.log_importance for item in labelled])
             numbers["effective_samples"] = round(float(effective_sample_size(log_importance_N)), 1)
         self.report("labelled", numbers)
         return labelled
+
+    def _ask_again(self, request: Request, store: SampleStore) -> list[LabelledSample]:
+        """The labelled samples, with what could still be found of the verdicts that were missing."""
+        labelled = store.labelled(request.iteration)
+        samples, verdicts = [item.sample for item in labelled], [item.verdicts for item in labelled]
+        asked = [s.prompt for s in samples], [s.output for s in samples], [s.output_ids for s in samples]
+        left = sum(said[c.name].score is None for said in verdicts for c in self.constraints)
+        for found, spent in found_later(self.constraints, self.tokenizer, *asked, verdicts):
+            Ledger(self.folder).record(f"{self.part} labels {request.iteration} again, {left} left".strip(), **spent)
+            left -= len(found)
+            if found:
+                store.fill(request.iteration, found)
+        return store.labelled(request.iteration)
 
     def _fit(self, request: Request, policy: PreTrainedModel, labelled: Sequence[LabelledSample]) -> Guidance:
         evidence = [*evidence_of(labelled), *self.corpus]
@@ -217,7 +255,7 @@ class Refresher:
     def _header(self, request: Request, batches: int) -> dict[str, Any]:
         settings = {
             "sampling": self.sampling.model_dump(),
-            "refresh": self.refresh.model_dump(),
+            "refresh": self.refresh.settings(),
             "nado": self.nado.model_dump(),
             "fitting": self.fitting.model_dump(),
             "model": [len(self.tokenizer), self.reference.digest()],

@@ -40,6 +40,15 @@ class Oracle(ABC):
             one number in [0, 1], or None, for each output, in order.
         """
 
+    @property
+    def parts(self) -> tuple[Oracle, ...]:
+        """The oracles that this one asks."""
+        return ()
+
+    def trouble(self) -> str:
+        """Why verdicts were missing so far, in a few words for messages; empty when nothing is known of it."""
+        return "; ".join(said for part in self.parts if (said := part.trouble()))
+
     def __and__(self, other: Oracle) -> Oracle:
         from adhere.oracles.logic import And
 

@@ -33,6 +33,8 @@ class ClassifierOracle(Oracle):
     Args:
         model: folder or hub name; weights in safetensors only, no code of the repository is run.
         label: one of the model's labels, as its configuration names them.
+        multi_label: whether labels are independent of each other (sigmoid) or exclude each other (softmax); without it as
+            the configuration says.
         satisfied_when: the label is "absent" (toxic) or "present" (polite).
         threshold: probability above which the label counts as present; the score is 0 or 1.
         soft: the score is the probability itself; `threshold` must then be left at 0.5.
@@ -54,6 +56,7 @@ class ClassifierOracle(Oracle):
         model: str | Path,
         *,
         label: str = "toxic",
+        multi_label: bool | None = None,
         satisfied_when: Literal["absent", "present"] = "absent",
         threshold: float = 0.5,
         soft: bool = False,
@@ -93,7 +96,7 @@ class ClassifierOracle(Oracle):
         self._model.config.pad_token_id = self._tokenizer.pad_token_id
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._model.to(self._device).eval()
-        self._sigmoid = _is_sigmoid(config)
+        self._sigmoid = _is_sigmoid(config) if multi_label is None else multi_label
         self._max_length = _limit(max_length, self._tokenizer.model_max_length, config)
         self._batch_size = batch_size
         self._present = satisfied_when == "present"
@@ -103,7 +106,8 @@ class ClassifierOracle(Oracle):
         self.truncated = 0
         self.prefix_closed = prefix_closed
         settings = (label, satisfied_when, threshold, soft, self._max_length, dtype)
-        self.version = version_of(weights=_fingerprint(model, config), settings=settings)
+        stated = {} if multi_label is None else {"multi_label": multi_label}
+        self.version = version_of(weights=fingerprint(model, config), settings=settings, **stated)
 
     def score(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[float | None]:
         texts = list(dict.fromkeys(outputs))
@@ -189,7 +193,7 @@ def _limit(asked: int | None, of_tokenizer: int, config: PretrainedConfig) -> in
     return min(stated, default=None)
 
 
-def _fingerprint(model: str | Path, config: PretrainedConfig) -> object:
+def fingerprint(model: str | Path, config: PretrainedConfig) -> object:
     """What tells these weights from others: the hub's commit, or for a folder the digests of its files."""
     folder = Path(model)
     if folder.is_dir():

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from functools import reduce
 from operator import and_, or_
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from adhere.oracles.base import Oracle
-
-
-class _Config(BaseModel, ABC):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @abstractmethod
-    def build(self) -> Oracle:
-        """The oracle; loads what it needs, so that what is missing shows now."""
-
-
-class _Named(_Config):
-    name: str | None = Field(None, min_length=1, description="What messages, files and tables call the oracle.")
-
-    def _arguments(self) -> dict[str, object]:
-        """The fields that the oracle's constructor takes: all but `kind`, and `name` only where it is given."""
-        return {k: getattr(self, k) for k in type(self).model_fields if k != "kind" and (k != "name" or self.name)}
+from adhere.oracles.model_config import ClassifierConfig, GuardConfig
+from adhere.oracles.remote_config import EndpointConfig, JudgeConfig, ModerationConfig, PerspectiveConfig
+from adhere.oracles.section import NamedSection as _Named
+from adhere.oracles.section import OracleSection as _Config
 
 
 class EmbeddedConfig(_Named):
@@ -114,31 +101,6 @@ class JsonConfig(_Named):
         return JsonOracle(**self._arguments())  # type: ignore[arg-type]
 
 
-class ClassifierConfig(_Named):
-    """A sequence classifier of transformers, from a folder or the hub."""
-
-    kind: Literal["classifier"] = "classifier"
-    model: str = Field(description="Folder or hub name; weights in safetensors.")
-    label: str = Field("toxic", description="One of the model's labels.")
-    satisfied_when: Literal["absent", "present"] = Field(
-        "absent", description="Whether the label must be absent or present."
-    )
-    threshold: float = Field(0.5, gt=0, lt=1, description="Probability above which the label counts as present.")
-    soft: bool = Field(False, description="Score the probability itself instead of 0 or 1.")
-    batch_size: int = Field(32, ge=1, description="Texts at a time.")
-    max_length: int | None = Field(
-        None, ge=1, description="Tokens read of each text; left out, what the model can take."
-    )
-    device: str | None = Field(None, description='Such as "cuda:0"; left out, the first GPU if there is one.')
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Type of the weights.")
-    prefix_closed: bool = Field(False, description="State it when a violating text stays violating however it goes on.")
-
-    def build(self) -> Oracle:
-        from adhere.oracles.classifier import ClassifierOracle
-
-        return ClassifierOracle(**self._arguments())  # type: ignore[arg-type]
-
-
 class CallableConfig(_Named):
     """A Python function: `function(outputs)`, or `function(prompts, outputs)` with `judges_prompt`."""
 
@@ -206,6 +168,11 @@ OracleConfig = Annotated[
     | LengthConfig
     | JsonConfig
     | ClassifierConfig
+    | GuardConfig
+    | ModerationConfig
+    | JudgeConfig
+    | EndpointConfig
+    | PerspectiveConfig
     | CallableConfig
     | JigsawConfig
     | AllConfig

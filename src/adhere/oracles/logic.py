@@ -26,6 +26,10 @@ class _Pair(Oracle):
         self.prefix_closed = left.prefix_closed and right.prefix_closed
         self.judges_prompt = left.judges_prompt or right.judges_prompt
 
+    @property
+    def parts(self) -> tuple[Oracle, ...]:
+        return (self.left, self.right)
+
     def _part(self, oracle: Oracle) -> str:
         return f"({oracle.name})" if isinstance(oracle, _Pair) and oracle.symbol != self.symbol else oracle.name
 
@@ -68,6 +72,10 @@ class Not(Oracle):
         self.name = f"~({oracle.name})" if isinstance(oracle, _Pair) else f"~{oracle.name}"
         self.version = version_of(symbol="~", oracle=[oracle.name, oracle.version])
         self.judges_prompt = oracle.judges_prompt
+
+    @property
+    def parts(self) -> tuple[Oracle, ...]:
+        return (self.oracle,)
 
     def score(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[float | None]:
         return [None if score is None else 1.0 - score for score in judge(self.oracle, prompts, outputs)]

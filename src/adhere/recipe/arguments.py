@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from transformers import TrainingArguments
 
+from adhere.baselines.extra import TRL_METHODS, require_trl
 from adhere.errors import RecipeError
 from adhere.models.frozen import fast_dtype
 from adhere.recipe.schema import Recipe
@@ -27,35 +30,69 @@ Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 
 def arguments_for(recipe: Recipe) -> TrainingArguments:
-    """The settings of the recipe's method. Raises RecipeError when transformers refuses them."""
-    build = constrained_arguments if recipe.method == "constrained" else plain_arguments
-    return build(recipe, recipe.output_dir)
+    """The settings of the recipe's method. Raises RecipeError when transformers or TRL refuses them, or TRL is missing."""
+    if recipe.method == "constrained":
+        return constrained_arguments(recipe, recipe.output_dir)
+    if recipe.method in TRL_METHODS:
+        built: TrainingArguments = trl_arguments(recipe, recipe.output_dir)
+        return built
+    return plain_arguments(recipe, recipe.output_dir)
 
 
 def constrained_arguments(recipe: Recipe, folder: Path) -> ConstrainedConfig:
     """For `ConstrainedTrainer`. Raises RecipeError when transformers refuses the settings."""
     guidance = recipe.guidance
-    own = {
+    own: dict[str, Any] = {
         "schedule": guidance.schedule,
         "iterations": guidance.iterations,
         "anchor": guidance.anchor,
         "positions": guidance.positions,
         "violating_rows": guidance.violating_rows,
         "prefix_weight_clip": guidance.prefix_weight_clip,
+        "measure_every": guidance.measure_every,
+        "measure_samples": guidance.measure_samples,
+        "domains": recipe.domains,
         "max_length": recipe.corpus.max_length,
         "max_prompt_length": recipe.corpus.max_prompt_length,
         "prompt_words": recipe.corpus.prompt_words,
         "sampling": recipe.sampling,
-        "refresh": {"samples": guidance.samples, "samples_per_prompt": guidance.samples_per_prompt},
+        "refresh": {
+            "samples": guidance.samples,
+            "samples_per_prompt": guidance.samples_per_prompt,
+            "max_without_verdict": guidance.max_without_verdict,
+        },
         "nado": recipe.nado,
         "nado_fit": recipe.nado_fit,
     }
-    return _built(ConstrainedConfig, {**_shared(recipe, folder), **own})
+    return _built(partial(ConstrainedConfig, **_shared(recipe, folder), **own))
 
 
-def plain_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
-    """For transformers' own Trainer. Raises as `constrained_arguments`."""
-    return _built(TrainingArguments, _shared(recipe, folder))
+def plain_arguments(recipe: Recipe, folder: Path, steps: int | None = None) -> TrainingArguments:
+    """For transformers' own Trainer, and `steps` instead of the recipe's. Raises as `constrained_arguments`."""
+    return _built(partial(TrainingArguments, **_shared(recipe, folder, steps)))
+
+
+def trl_arguments(recipe: Recipe, folder: Path, steps: int | None = None) -> Any:  # TRL may not be installed
+    """For TRL's trainer of the recipe's method, and `steps` instead of the recipe's.
+
+    Raises:
+        RecipeError: TRL is not installed, or it refuses the settings.
+    """
+    require_trl(recipe.method)
+    config = recipe.baselines
+    settings = {
+        **_shared(recipe, folder, steps),
+        _CHECKPOINTING: recipe.training.gradient_checkpointing,  # TRL's default is another than transformers'
+        "trust_remote_code": recipe.model.trust_remote_code,
+    }
+    if recipe.method == "dpo":
+        from adhere.baselines.preference import preference_arguments
+
+        return _built(partial(preference_arguments, settings, config.preference), "TRL")
+    from adhere.baselines.reinforcement import reinforcement_arguments
+
+    build = partial(reinforcement_arguments, recipe.method, settings, config.reinforcement, recipe.sampling)
+    return _built(build, "TRL")
 
 
 def trains_in_bf16(recipe: Recipe) -> bool:
@@ -70,8 +107,9 @@ def training_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _shared(recipe: Recipe, folder: Path) -> dict[str, Any]:
+def _shared(recipe: Recipe, folder: Path, steps: int | None = None) -> dict[str, Any]:
     training = recipe.training
+    max_steps = steps or training.max_steps or -1
     epochs = DEFAULT_EPOCHS if training.epochs is None else training.epochs
     return {
         "use_cpu": training_device().type == "cpu",
@@ -80,7 +118,7 @@ def _shared(recipe: Recipe, folder: Path) -> dict[str, Any]:
         "output_dir": str(folder),
         "seed": recipe.seed,
         "learning_rate": training.learning_rate,
-        "max_steps": training.max_steps or -1,
+        "max_steps": max_steps,
         "num_train_epochs": epochs,
         "per_device_train_batch_size": training.batch_size,
         "gradient_accumulation_steps": training.gradient_accumulation_steps,
@@ -101,8 +139,8 @@ def _shared(recipe: Recipe, folder: Path) -> dict[str, Any]:
     }
 
 
-def _built(kind: type[Arguments], settings: dict[str, Any]) -> Arguments:
+def _built(build: Callable[[], Arguments], library: str = "transformers") -> Arguments:
     try:
-        return kind(**settings)
+        return build()
     except (ValueError, TypeError, ImportError) as error:
-        raise RecipeError(f"training: transformers refuses these settings: {error}") from error
+        raise RecipeError(f"training: {library} refuses these settings: {error}") from error

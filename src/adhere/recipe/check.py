@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from adhere.errors import GuidanceError, RecipeError, RunFolderError
+from adhere.errors import GuidanceError, OracleError, RecipeError, RunFolderError
 from adhere.guidance.constraint import Constraint
 from adhere.models.outline import outline
 from adhere.models.policy import Policy, load_policy
@@ -17,7 +17,10 @@ from adhere.recipe.folder import check_folder
 from adhere.recipe.inputs import Inputs, build_constraints, build_judges, clean_texts, read_inputs
 from adhere.recipe.plan import Plan, disk_needed, make_plan, training_steps
 from adhere.recipe.schema import Recipe
+from adhere.recipe.service_costs import service_costs
+from adhere.recipe.stages import stages_of
 from adhere.sampling.sampler import TransformersSampler, draw_all
+from adhere.training.domains import check_domains, domains_of
 
 ROWS_JUDGED = 64
 """Corpus rows on which every oracle is tried; more where all of these got the same score."""
@@ -73,6 +76,7 @@ def prepare(recipe: Recipe, policy: Callable[[], Policy], *, resume: bool = Fals
         )
     inputs = read_inputs(recipe, model.tokenizer, model.context_length)
     steps = training_steps(recipe, len(inputs.rows))
+    stages_of(recipe, len(inputs.rows))
     if recipe.method == "constrained" and recipe.guidance.iterations > steps:
         raise RecipeError(
             f"guidance.iterations is {recipe.guidance.iterations}, and the run has only {steps} steps "
@@ -80,6 +84,9 @@ def prepare(recipe: Recipe, policy: Callable[[], Policy], *, resume: bool = Fals
         )
     clean_texts(recipe)
     constraints, judges = build_constraints(recipe.constraints), build_judges(recipe)
+    if recipe.method == "constrained":
+        prompted = {prompt.domain for prompt in inputs.prompts}
+        check_domains(recipe.domains, constraints, domains_of(inputs.rows), prompted)
     warnings = list(inputs.warnings)
     warnings += [f"{number:,} corpus rows left out: {reason}" for reason, number in inputs.corpus.skipped.items()]
     for oracle in judges.values():
@@ -91,7 +98,9 @@ def prepare(recipe: Recipe, policy: Callable[[], Policy], *, resume: bool = Fals
     for constraint in constraints:
         warning = _constant(recipe, constraint, inputs, policy)
         warnings += [warning] if warning else []
-    return Prepared(inputs, constraints, judges, make_plan(recipe, model, inputs, free, warnings))
+    plan = make_plan(recipe, model, inputs, free, warnings)
+    expected = [sentence for constraint in constraints if (sentence := service_costs(constraint, recipe, plan))]
+    return Prepared(inputs, constraints, judges, replace(plan, warnings=(*plan.warnings, *expected)))
 
 
 def free_bytes(folder: Path) -> int:
@@ -108,10 +117,20 @@ def _held_bytes(folder: Path) -> int:
 
 
 def _scores(oracle: Oracle, inputs: Inputs, rows: int) -> list[float]:
-    """Scores of corpus rows, evenly apart; those without a verdict left out."""
+    """Scores of corpus rows, evenly apart; those without a verdict left out.
+
+    Raises:
+        OracleError: there is none at all, and the oracle can say why.
+    """
     step = max(1, len(inputs.rows) // rows)
     chosen = inputs.rows.select(range(0, len(inputs.rows), step)[:rows])
-    return [score for score in judge(oracle, chosen["prompt"], chosen["completion"]) if score is not None]
+    scores = [score for score in judge(oracle, chosen["prompt"], chosen["completion"]) if score is not None]
+    if not scores and (why := oracle.trouble()):
+        raise OracleError(
+            f"oracle {oracle.name!r} gave no verdict on any of {len(chosen)} corpus rows tried: {why}. Check its address, "
+            "its key and its limits (constraints.oracle, evaluation.judges), or wait until it answers"
+        )
+    return scores
 
 
 def _constant(recipe: Recipe, constraint: Constraint, inputs: Inputs, policy: Callable[[], Policy]) -> str | None:

@@ -11,13 +11,12 @@ from adhere.data.batch_log import read_state
 from adhere.errors import AdhereError, ModelError, RunFolderError
 from adhere.models.outline import check_weights
 from adhere.recipe.checkpoints import checkpoints, fault
-from adhere.recipe.folder import finished, saved_recipe
+from adhere.recipe.folder import MODEL, finished, saved_recipe
 from adhere.recipe.lock import NAME as LOCK
 from adhere.recipe.lock import lock_owner
-from adhere.recipe.train import MODEL
 
 Severity = Literal["ok", "warning", "damaged"]
-_JSON_FILES = ("manifest.json", "training.json", "log_history.json", "summary.json", "clock.json")
+_JSON_FILES = ("manifest.json", "training.json", "log_history.json", "summary.json", "costs.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +128,10 @@ def _guidance(folder: Path) -> list[Finding]:
 
 def _checkpoints(folder: Path) -> list[Finding]:
     findings = []
-    for step, path in checkpoints(folder):
+    for step, path in [
+        *(found for stage in folder.glob("stages/*") for found in checkpoints(stage)),
+        *checkpoints(folder),
+    ]:
         wrong = fault(path)
         if wrong is None:
             findings.append(Finding("ok", f"{path.name}: whole"))
@@ -144,9 +146,9 @@ def _checkpoints(folder: Path) -> list[Finding]:
 
 def _model(folder: Path) -> list[Finding]:
     path = folder / MODEL
+    if finished(folder) is None:
+        return [Finding("warning", "training has not ended", "go on with: adhere train RECIPE --resume")]
     if not path.is_dir():
-        if finished(folder) is None:
-            return [Finding("warning", "training has not ended", "go on with: adhere train RECIPE --resume")]
         return [Finding("damaged", f"{MODEL}/ is missing though training ended", "delete training.json and resume")]
     try:
         check_weights(path)

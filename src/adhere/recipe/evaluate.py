@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from adhere.errors import RecipeError
@@ -11,6 +12,7 @@ from adhere.evaluation.evaluation_files import write_evaluation
 from adhere.models.policy import Policy
 from adhere.oracles.base import Oracle
 from adhere.oracles.config import OracleConfig, build_oracle
+from adhere.recipe.conditions import conditions_of
 from adhere.recipe.folder import saved_recipe
 from adhere.recipe.inputs import Inputs, build_constraints, build_judges, clean_texts, read_inputs, satisfying
 from adhere.recipe.progress import Progress, silent
@@ -53,14 +55,9 @@ def evaluate_run(
     if samples_per_prompt is not None:
         update["toxicity_k"] = min(recipe.evaluation.toxicity_k or samples_per_prompt, samples_per_prompt)
     recipe = recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update=update)})
-    if model_path is None:
-        policy, called = load_trained(run_folder, recipe), str(recipe.method)
-    elif str(model_path) == BEFORE:
-        policy, called = load_base(recipe), BEFORE
-    else:
-        policy, called = load_model(str(model_path)), Path(str(model_path)).name
+    policy, called = load_chosen(run_folder, recipe, model_path), name_of(recipe, model_path)
     inputs = read_inputs(recipe, policy.tokenizer, policy.context_length)
-    result = measure(recipe, inputs, policy, checked_name(name or called), _judges(recipe, judges), progress)
+    result = measure(recipe, inputs, policy, checked_name(name or called), chosen_judges(recipe, judges), progress)
     write_evaluation(run_folder, result)
     return result
 
@@ -75,7 +72,7 @@ def measure(
 ) -> EvaluationResult:
     """Measure a loaded model as a recipe's `evaluation` section says, by these second judges. Writes nothing."""
     constraints, evaluation = build_constraints(recipe.constraints), recipe.evaluation
-    return evaluate_model(
+    result = evaluate_model(
         name,
         policy.model,
         policy.tokenizer,
@@ -90,6 +87,7 @@ def measure(
         evaluation.toxicity_k,
         progress or silent,
     )
+    return replace(result, conditions=conditions_of(recipe, constraints, judges))
 
 
 def checked_name(name: str) -> str:
@@ -101,7 +99,22 @@ def checked_name(name: str) -> str:
     return name
 
 
-def _judges(recipe: Recipe, judges: Mapping[str, Oracle] | Sequence[OracleConfig] | None) -> dict[str, Oracle]:
+def name_of(recipe: Recipe, model_path: str | Path | None) -> str:
+    """What a chosen model is called in tables."""
+    if model_path is None:
+        return str(recipe.method)
+    return BEFORE if str(model_path) == BEFORE else Path(str(model_path)).name
+
+
+def load_chosen(run_folder: Path, recipe: Recipe, model_path: str | Path | None) -> Policy:
+    """The run's model, the one that it began with (`before`), or any other. Raises as `evaluate_run`."""
+    if model_path is None:
+        return load_trained(run_folder, recipe)
+    return load_base(recipe) if str(model_path) == BEFORE else load_model(str(model_path))
+
+
+def chosen_judges(recipe: Recipe, judges: Mapping[str, Oracle] | Sequence[OracleConfig] | None) -> dict[str, Oracle]:
+    """Second judges by name: the recipe's, or those given instead."""
     if judges is None:
         return build_judges(recipe)
     if isinstance(judges, Mapping):

@@ -1,7 +1,7 @@
 """The run folder: whose it is, and whether a run may begin or go on in it.
 
-recipe.yaml · manifest.json · run.lock · events.jsonl · samples/ · labels/ · guidance/ · checkpoint-N/ · model/ ·
-log_history.json · evaluation/ · summary.json · report.html
+recipe.yaml · manifest.json · run.lock · events.jsonl · samples/ · labels/ · guidance/ · stages/ · checkpoint-N/ · model/ ·
+costs.jsonl · costs.json · log_history.json · evaluation/ · summary.json · report.html
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from adhere.recipe.manifest import corpus_identity, write_manifest
 from adhere.recipe.schema import Recipe
 
 RECIPE = "recipe.yaml"
+MODEL = "model"
 FINISHED = "training.json"
 """Written when training is over and `model/` is whole: how long it took, in seconds and steps."""
 
@@ -112,10 +113,24 @@ def _json(path: Path) -> dict[str, Any] | None:
 
 def first_difference(before: Recipe, now: Recipe) -> str | None:
     """The first setting of two recipes that differs and decides what is trained; None when there is none."""
-    return _difference(
-        before.model_dump(mode="json", exclude=set(_FREE_TO_CHANGE)),
-        now.model_dump(mode="json", exclude=set(_FREE_TO_CHANGE)),
-    )
+    return _difference(_deciding(before), _deciding(now))
+
+
+def _deciding(recipe: Recipe) -> object:
+    told = recipe.model_dump(mode="json", exclude=set(_FREE_TO_CHANGE))
+    # A run that paused for want of verdicts may go on with fewer, or by asking the service in another way.
+    told["guidance"].pop("max_without_verdict")
+    told["constraints"] = _without_service(told["constraints"])
+    return told
+
+
+def _without_service(told: object) -> object:
+    if isinstance(told, list):
+        return [_without_service(part) for part in told]
+    if not isinstance(told, dict):
+        return told
+    left_out = ("limits", "price", "cache") if "kind" in told else ()
+    return {key: _without_service(value) for key, value in told.items() if key not in left_out}
 
 
 def _difference(before: object, now: object, path: str = "") -> str | None:

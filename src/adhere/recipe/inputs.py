@@ -14,6 +14,7 @@ from adhere.data.split import normalised
 from adhere.data.tokenization import tokenize_examples
 from adhere.errors import CorpusError, ModelError
 from adhere.guidance.constraint import Constraint, check_names
+from adhere.oracles.again import judge_again
 from adhere.oracles.base import Oracle, judge
 from adhere.oracles.config import build_oracle
 from adhere.recipe.schema import EMBEDDED, ConstraintSection, Recipe
@@ -129,7 +130,14 @@ def build_constraints(sections: Sequence[ConstraintSection]) -> list[Constraint]
         OracleError, ModelError, DownloadError: an oracle cannot be built. RecipeError: two share a name.
     """
     constraints = [
-        Constraint(build_oracle(section.oracle), section.target, section.weight, section.name or "")
+        Constraint(
+            build_oracle(section.oracle),
+            section.target,
+            section.weight,
+            section.name or "",
+            section.multiplier,
+            section.dual,
+        )
         for section in sections
     ]
     check_names(constraints)
@@ -146,6 +154,7 @@ def satisfying(rows: Dataset, constraints: Sequence[Constraint]) -> Dataset:
     """The tokenised rows that every constraint's oracle finds satisfied; one without a verdict is left out."""
     if len(rows) == 0:
         return rows
-    scores = [judge(constraint.oracle, rows["prompt"], rows["completion"]) for constraint in constraints]
+    texts = rows["prompt"][:], rows["completion"][:]
+    scores = [judge_again(c.oracle, *texts, judge(c.oracle, *texts)) for c in constraints]
     kept = [i for i, of_row in enumerate(zip(*scores, strict=True)) if all(s is not None and s >= 0.5 for s in of_row)]
     return rows.select(kept)

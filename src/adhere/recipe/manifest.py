@@ -17,7 +17,7 @@ from adhere.files import write_json_atomic
 from adhere.recipe.inputs import corpus_config
 from adhere.recipe.schema import Recipe
 
-_PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "safetensors", "numpy", "scikit-learn")
+_PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "safetensors", "numpy", "scikit-learn", "trl")
 
 
 def write_manifest(folder: Path, recipe: Recipe) -> None:

@@ -19,6 +19,8 @@ from adhere.models.outline import ModelOutline
 from adhere.recipe.arguments import DEFAULT_EPOCHS, training_device, trains_in_bf16
 from adhere.recipe.inputs import Inputs
 from adhere.recipe.schema import Recipe
+from adhere.recipe.workload import AFTER_SFT, workload
+from adhere.training.method_config import AT_THE_END, measured_every
 
 TRAINING_EFFICIENCY = 0.35
 DECODING_EFFICIENCY = 0.12
@@ -62,7 +64,7 @@ class Plan:
             if self.heldout
             else "none held out"
         )
-        sampled = f"; {self.samples:,} outputs sampled for guidance" if self.samples else ""
+        sampled = f"; {self.samples:,} outputs sampled on the way" if self.samples else ""
         return [
             ("method", self.method),
             ("model", f"{self.model}: {_count(self.parameters)} weights{share}"),
@@ -88,6 +90,14 @@ def training_steps(recipe: Recipe, rows: int) -> int:
     return math.ceil((training.epochs or DEFAULT_EPOCHS) * steps_an_epoch)
 
 
+def measured_outputs(recipe: Recipe, steps: int) -> int:
+    """Outputs drawn to measure satisfaction for constraints whose λ is found, the measurement at the end included."""
+    if all(constraint.multiplier == "fixed" for constraint in recipe.constraints):
+        return 0
+    every = recipe.guidance.measure_every or measured_every(steps)
+    return (max(0, steps - 1) // every + AT_THE_END) * recipe.guidance.measure_samples
+
+
 def make_plan(recipe: Recipe, model: ModelOutline, inputs: Inputs, free: int, warnings: list[str]) -> Plan:
     """The plan of a run whose inputs have been read.
 
@@ -98,14 +108,16 @@ def make_plan(recipe: Recipe, model: ModelOutline, inputs: Inputs, free: int, wa
     device, steps = training_device(), training_steps(recipe, len(inputs.rows))
     lengths = [len(ids) for ids in inputs.rows["input_ids"]]
     mean_length = sum(lengths) / len(lengths)
-    tokens = round(steps * recipe.training.batch_size * recipe.training.gradient_accumulation_steps * mean_length)
+    work = workload(recipe, steps, mean_length, sum(inputs.rows["prompt_length"]) / len(lengths))
+    tokens = round(work.trained_tokens)
     constrained = recipe.method == "constrained"
-    samples = recipe.guidance.samples * recipe.guidance.iterations if constrained else 0
+    refreshed = recipe.guidance.samples * recipe.guidance.iterations if constrained else 0
+    samples = refreshed + (measured_outputs(recipe, steps) if constrained else work.drawn)
     evaluated = len(inputs.heldout_prompts) * recipe.evaluation.samples_per_prompt
     dtype = torch.bfloat16 if trains_in_bf16(recipe) else torch.float32
     speed = matmul_speed(device, dtype)
     inference = speed if fast_dtype(device) == dtype else matmul_speed(device, fast_dtype(device))
-    fitted = (samples + recipe.nado_fit.corpus_rows * recipe.guidance.iterations) * mean_length if constrained else 0
+    fitted = (refreshed + recipe.nado_fit.corpus_rows * recipe.guidance.iterations) * mean_length if constrained else 0
     decoded = recipe.sampling.max_new_tokens
     decoded_later = (recipe.evaluation.sampling or recipe.sampling).max_new_tokens
     two_p = 2.0 * model.parameters
@@ -113,7 +125,8 @@ def make_plan(recipe: Recipe, model: ModelOutline, inputs: Inputs, free: int, wa
     if constrained:
         frozen_passes = 1 + (recipe.guidance.anchor != "live")
         training += (tokens * frozen_passes + 2 * fitted) * two_p / (TRAINING_EFFICIENCY * inference)
-        training += samples * decoded * two_p / (DECODING_EFFICIENCY * inference)
+    training += work.read_tokens * two_p / (TRAINING_EFFICIENCY * inference)
+    training += samples * decoded * two_p / (DECODING_EFFICIENCY * inference)
     evaluation = evaluated * decoded_later * two_p / (DECODING_EFFICIENCY * inference)
     return Plan(
         method=recipe.method,
@@ -148,37 +161,41 @@ def disk_needed(recipe: Recipe, model: ModelOutline) -> int:
     if nado.shape == "own":
         nado_weights += model.width * nado.width
     guidance = recipe.guidance.iterations * len(recipe.constraints) * nado_weights * 12
-    samples = recipe.guidance.iterations * recipe.guidance.samples * 4096
-    constrained = guidance + samples if recipe.method == "constrained" else 0
+    steps = recipe.training.max_steps or 0  # without it the default is a fixed number of measurements
+    samples = (recipe.guidance.iterations * recipe.guidance.samples + measured_outputs(recipe, steps)) * 4096
+    constrained = guidance + samples if recipe.method in ("constrained", "guided-decoding") else 0
+    before = saved * _BYTES[recipe.model.dtype] if recipe.method in AFTER_SFT else 0  # the model of the stage before
     anchors = recipe.guidance.iterations * saved * 4 if recipe.guidance.anchor == "iteration" else 0
-    return (recipe.training.save_total_limit + 1) * checkpoint + saved * 4 + constrained + anchors
+    return (recipe.training.save_total_limit + 1) * checkpoint + saved * 4 + constrained + anchors + before
 
 
 def memory_needed(recipe: Recipe, model: ModelOutline, longest: int) -> int:
     """Bytes of weights, gradients, Adam's moments, frozen copies, and one batch's activations and logits."""
     held = _BYTES[recipe.model.dtype]
     weights = model.parameters * (held if recipe.model.quantization is None else 1) + model.trainable * held * 3
-    copies = 0 if recipe.model.lora or recipe.method != "constrained" else 2 * model.parameters * held
+    copies = {"constrained": 2, "guided-decoding": 1, **dict.fromkeys(AFTER_SFT, 1)}.get(recipe.method, 0)
+    copied = 0 if recipe.model.lora else copies * model.parameters * held
     tokens = recipe.training.batch_size * longest
     activations = tokens * model.layers * model.width * (4 if recipe.training.gradient_checkpointing else 40)
     logits = tokens * model.vocabulary * 4 * (6 if recipe.method == "constrained" else 3)
     cache = recipe.sampling.batch_size * (longest + recipe.sampling.max_new_tokens) * model.layers * model.width * 4
-    return weights + copies + max(activations + logits, cache)
+    return weights + copied + max(activations + logits, cache)
 
 
 def matmul_speed(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations a second of a matrix product here and now, in a fifth of a second."""
     size = 4096 if device.type == "cuda" else 768
     a, b = (torch.randn(size, size, device=device, dtype=torch.float32).to(dtype) for _ in range(2))
-    products = 0
+    products, seconds = 0, 0.0
     _ = a @ b
     start = time.perf_counter()
-    while (seconds := time.perf_counter() - start) < _BENCH_SECONDS:
+    while seconds < _BENCH_SECONDS:  # at least once, however long this process is kept waiting
         for _ in range(4):
             _ = a @ b
         if device.type == "cuda":
             torch.cuda.synchronize()
         products += 4
+        seconds = time.perf_counter() - start
     return products * 2.0 * size**3 / seconds
 
 

@@ -11,12 +11,13 @@ from adhere.data.prompts import fit_to_context, read_prompts
 from adhere.data.reading import read_rows
 from adhere.errors import CorpusError, RunFolderError
 from adhere.files import write_text_atomic
+from adhere.oracles.again import judge_again
 from adhere.oracles.base import judge
 from adhere.oracles.config import OracleConfig, build_oracle
 from adhere.recipe.folder import RECIPE, saved_recipe
 from adhere.recipe.inputs import build_constraints
 from adhere.recipe.progress import Progress, silent
-from adhere.recipe.trained import guide_of, load_base, load_model, load_trained
+from adhere.recipe.trained import GUIDED, guide_of, load_base, load_model, load_trained
 from adhere.records import Prompt, Sample
 from adhere.sampling.sampler import SamplingConfig, TransformersSampler, draw_all
 
@@ -62,7 +63,7 @@ def sample_run(
     if is_run:
         recipe = saved_recipe(folder)
         policy = load_base(recipe) if base else load_trained(folder, recipe)
-        if guided:
+        if guided and (base or recipe.method != GUIDED):  # of guided-decoding the model itself is guided
             targets = {constraint.name: constraint.target for constraint in build_constraints(recipe.constraints)}
             guide = guide_of(folder, recipe, targets, policy if base else None)
         how = sampling or recipe.sampling
@@ -114,6 +115,7 @@ def label_file(
     for start in range(0, len(rows), _CHUNK):
         scores += judge(judging, prompts[start : start + _CHUNK], outputs[start : start + _CHUNK])
         tell("judging", len(scores), len(rows))
+    scores = judge_again(judging, prompts, outputs, scores)
     lines = [{**row, "score": score, "oracle": judging.name} for (_, row), score in zip(rows, scores, strict=True)]
     write_text_atomic(out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     return scores

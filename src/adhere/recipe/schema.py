@@ -11,17 +11,19 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from adhere.baselines.config import BaselinesConfig
 from adhere.data.corpus import CorpusConfig
 from adhere.data.prompts import Overlong
 from adhere.guidance.config import FitConfig, RefreshConfig
+from adhere.guidance.constraint import DualConfig, Multiplier, dual_problem
 from adhere.models.nado_config import NadoConfig
 from adhere.models.policy import ModelConfig
 from adhere.oracles.config import OracleConfig
 from adhere.recipe.training_section import TrainingSection
 from adhere.sampling.sampler import SamplingConfig
-from adhere.training.method_config import MethodConfig
+from adhere.training.method_config import DomainConfig, MethodConfig
 
-Method = Literal["constrained", "sft"]
+Method = Literal["constrained", "sft", "filtered-sft", "rloo", "grpo", "dpo", "guided-decoding"]
 
 EMBEDDED = "embedded"
 """As a path: the demo's own model, corpus or clean texts."""
@@ -48,18 +50,37 @@ class ConstraintSection(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    oracle: OracleConfig = Field(description="who judges: kind is embedded, regex, words, length, json, classifier, "
-                                 "callable, jigsaw, all, any or not")  # fmt: skip
+    oracle: OracleConfig = Field(description="who judges: kind is embedded, regex, words, length, json, classifier, guard, "
+                                 "moderation, judge, endpoint, perspective, callable, jigsaw, all, any or not")  # fmt: skip
     target: float = Field(
-        1.0, gt=0.0, le=1.0, description="satisfaction asked for at every prompt; 1 is the hard constraint"
+        1.0,
+        gt=0.0,
+        le=1.0,
+        description="satisfaction asked for at every prompt; 1 is the hard constraint. With multiplier dual, the share of "
+        "all outputs that is to satisfy it",
     )
-    weight: float = Field(2.0, ge=0.0, allow_inf_nan=False, description="how hard the policy is held to it (λ)")
+    weight: float = Field(
+        2.0,
+        ge=0.0,
+        allow_inf_nan=False,
+        description="how hard the policy is held to it (λ); with multiplier dual, at first",
+    )
+    multiplier: Multiplier = Field(
+        "fixed", description="fixed, or dual: λ is found in training, so that measured satisfaction comes to the target"
+    )
+    dual: DualConfig = Field(default_factory=DualConfig, description="how λ is found when multiplier is dual")
     name: str | None = Field(
         None,
         min_length=1,
         pattern=r"^[^/\s]+$",
         description="what logs and tables call it; the oracle's name without it",
     )
+
+    @model_validator(mode="after")
+    def _can_be_found(self) -> ConstraintSection:
+        if self.multiplier == "dual" and (problem := dual_problem(self.target, self.weight, self.dual)):
+            raise ValueError(problem)
+        return self
 
     @property
     def label(self) -> str:
@@ -112,7 +133,10 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: Method = Field(
-        "constrained", description="constrained, or sft for plain fine-tuning on the same rows and steps"
+        "constrained",
+        description="constrained; or to compare with, on the same rows and steps: sft (plain fine-tuning), filtered-sft "
+        "(without the rows that violate), rloo and grpo (reinforcement learning), dpo (preference optimisation), "
+        "guided-decoding (plain fine-tuning, guided by NADO when it writes)",
     )
     model: ModelConfig = Field(description="which model is trained, and how much of it")
     corpus: CorpusConfig = Field(description="what it learns from; path: embedded is the demo's corpus")
@@ -123,6 +147,12 @@ class Recipe(BaseModel):
     nado: NadoConfig = Field(default_factory=NadoConfig, description="shape of the auxiliary model")
     nado_fit: FitConfig = Field(default_factory=FitConfig, description="how the auxiliary model is fitted")
     training: TrainingSection = Field(default_factory=TrainingSection, description="how the weights are trained")
+    baselines: BaselinesConfig = Field(
+        default_factory=BaselinesConfig, description="settings of the methods to compare with: rloo, grpo and dpo"
+    )
+    domains: dict[str, DomainConfig] = Field(
+        default_factory=dict, description="how the rows of a domain are trained, by the domain's name"
+    )
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection, description="how the model is measured")
     seed: int = Field(0, ge=0, le=2**32 - 1, description="seed of everything that is drawn but the held-out split")
     output_dir: Path = Field(description="folder of the run")

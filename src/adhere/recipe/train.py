@@ -3,42 +3,41 @@
 from __future__ import annotations
 
 import errno
+import json
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors import SafetensorError
-from transformers import PrinterCallback, ProgressCallback, Trainer
 
-from adhere.data.collation import ConstrainedCollator
+from adhere.costs import Ledger
 from adhere.errors import RunFolderError
 from adhere.files import cannot_write, write_json_atomic
 from adhere.models.policy import Policy, load_policy
-from adhere.recipe.arguments import constrained_arguments, plain_arguments
+from adhere.recipe.after_fine_tuning import fit_guidance
 from adhere.recipe.check import Prepared, prepare
-from adhere.recipe.checkpoints import newest_whole
-from adhere.recipe.folder import FINISHED, begin, check_folder, finished
+from adhere.recipe.checkpoints import checkpoints, newest_whole
+from adhere.recipe.folder import FINISHED, MODEL, begin, check_folder, finished
 from adhere.recipe.lock import run_lock
 from adhere.recipe.progress import Progress, silent
 from adhere.recipe.schema import Recipe
-from adhere.recipe.training_log import EventsTold, StepsTold
-from adhere.training.last_step import EndsAtLastStep
-from adhere.training.trainer import ConstrainedTrainer
+from adhere.recipe.stage_trainers import stage_trainer
+from adhere.recipe.stages import Stage, load_stage, stages_of
+from adhere.recipe.trained import GUIDED, load_policy_of
 
-if TYPE_CHECKING:
-    import torch
+HISTORY = "log_history.json"
+REFERENCE_ADAPTER = "ref"
+"""What TRL calls the copy of an adapter that it keeps beside it."""
 
-MODEL = "model"
-STAGES = {"constrained": "constrained fine-tuning", "sft": "plain fine-tuning"}
-_LEARNED_FROM = ("input_ids", "attention_mask", "labels")
+History = list[dict[str, Any]]
 
 
 def train_recipe(recipe: Recipe, *, resume: bool = False, progress: Progress | None = None) -> Path:
-    """Train the model of a recipe.
+    """Train the model of a recipe by its method.
 
     Args:
         recipe: the run; its `output_dir` is the run folder.
@@ -47,7 +46,7 @@ def train_recipe(recipe: Recipe, *, resume: bool = False, progress: Progress | N
         progress: told of every part.
 
     Returns:
-        the run folder, with the model in `model/`.
+        the run folder, with the model in `model/` and what it has cost in `costs.json`.
 
     Raises:
         RunFolderError: the folder holds another run or is in use, or the disk is full: what was written stands.
@@ -62,73 +61,85 @@ def train_recipe(recipe: Recipe, *, resume: bool = False, progress: Progress | N
     with run_lock(folder):
         check_folder(recipe, resume)  # again: another process may have begun here meanwhile
         begin(recipe)
-        _train(recipe, prepared, load(), newest_whole(folder) if resume else None, progress or silent)
+        try:
+            _train(recipe, prepared, load, resume, progress or silent)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if _disk_is_full(error):
+                raise cannot_write(folder, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from error
+            raise
     return folder
 
 
-def _train(recipe: Recipe, prepared: Prepared, policy: Policy, checkpoint: Path | None, progress: Progress) -> None:
+def _train(recipe: Recipe, prepared: Prepared, load: Any, resume: bool, progress: Progress) -> None:
+    """Every stage in turn; each begins with the model that the one before has saved."""
     folder = recipe.output_dir
-    told = StepsTold(STAGES[recipe.method], folder, progress)
-    trainer = _trainer(recipe, prepared, policy, told, progress)
-    for printing in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(printing)
-    try:
+    history: History = []
+    steps, before = 0, None
+    for stage in stages_of(recipe, len(prepared.inputs.rows)):
+        if stage.folder == folder or finished(stage.folder) is None:
+            policy = load() if before is None else load_stage(recipe, before / MODEL)
+            load.cache_clear()  # one model in memory is enough
+            done, told = _train_stage(recipe, prepared, policy, stage, steps, resume, progress)
+            del policy
+        else:
+            done, told = _told(stage)
+        history += [{**line, "step": line.get("step", 0) + steps} for line in told]
+        steps, before = steps + done, stage.folder
+    if recipe.method == GUIDED:
+        history.append(fit_guidance(recipe, prepared, load_policy_of(folder, recipe), steps, progress))
+    write_json_atomic(folder / HISTORY, _without_nan(history))
+    costs = Ledger(folder).write()
+    write_json_atomic(folder / FINISHED, {"train_seconds": costs.train_seconds, "steps": steps})
+
+
+def _train_stage(
+    recipe: Recipe, prepared: Prepared, policy: Policy, stage: Stage, before: int, resume: bool, progress: Progress
+) -> tuple[int, History]:
+    """Train a stage and save its model. Returns its steps and its log, which one before the last also has on disk."""
+    if stage.steps == 0:
+        steps, history = 0, []
+        _save_model(lambda path: _save_as_it_is(policy, path), stage.folder / MODEL)
+    else:
+        checkpoint = newest_whole(stage.folder) if resume else None
+        trainer = stage_trainer(recipe, prepared, policy, stage, before, progress)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        seconds = told.seconds
-        _save_model(trainer, folder / MODEL)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        if _disk_is_full(error):
-            raise cannot_write(folder, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from error
-        raise
-    write_json_atomic(folder / "log_history.json", _without_nan(trainer.state.log_history))
-    write_json_atomic(folder / FINISHED, {"train_seconds": seconds, "steps": trainer.state.global_step})
+        if REFERENCE_ADAPTER in getattr(policy.model, "peft_config", {}):
+            policy.model.delete_adapter(REFERENCE_ADAPTER)
+        _save_model(trainer.save_model, stage.folder / MODEL)
+        steps, history = int(trainer.state.global_step), _without_nan(trainer.state.log_history)
+    if stage.folder != recipe.output_dir:
+        write_json_atomic(stage.folder / HISTORY, history)
+        write_json_atomic(stage.folder / FINISHED, {"steps": steps})
+        for _, path in checkpoints(stage.folder):  # gigabytes that only a stage that has not ended needs
+            shutil.rmtree(path)
+    return steps, history
 
 
-def _trainer(recipe: Recipe, prepared: Prepared, policy: Policy, told: StepsTold, progress: Progress) -> Trainer:
-    folder, inputs = recipe.output_dir, prepared.inputs
-    if recipe.method == "constrained":
-        trainer = ConstrainedTrainer(
-            model=policy,
-            args=constrained_arguments(recipe, folder),
-            train_dataset=inputs.corpus.train,
-            constraints=prepared.constraints,
-            prompts=inputs.prompts,
-            callbacks=[told],
-        )
-        trainer.progress = EventsTold(folder, progress)
-        return trainer
-    return EndsAtLastStep(
-        model=policy.model,
-        args=plain_arguments(recipe, folder),
-        train_dataset=inputs.rows,
-        data_collator=PlainCollator(ConstrainedCollator(policy.tokenizer)),
-        processing_class=policy.tokenizer,
-        callbacks=[told],
-    )
+def _told(stage: Stage) -> tuple[int, History]:
+    """Steps and log of a stage that ended in an earlier process. Raises RunFolderError when they cannot be read."""
+    path = stage.folder / HISTORY
+    try:
+        return int((finished(stage.folder) or {})["steps"]), json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError) as error:
+        raise RunFolderError(f"{path} is damaged: delete {stage.folder} to do that stage again") from error
 
 
-class PlainCollator:
-    """The batches of constrained training with what plain fine-tuning takes of them: the same rows, the same labels."""
-
-    def __init__(self, collate: ConstrainedCollator) -> None:
-        self._collate = collate
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        batch = self._collate(rows)
-        return {name: batch[name] for name in _LEARNED_FROM}
-
-
-def _save_model(trainer: Trainer, folder: Path) -> None:
+def _save_model(save: Callable[[str], None], folder: Path) -> None:
     """Write the model (an adapter alone, where there is one) with its tokenizer, whole or not at all."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    trainer.save_model(str(partial))
+    save(str(partial))
     (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle that a model needs no part of
     shutil.rmtree(folder, ignore_errors=True)
     try:
         partial.rename(folder)
     except OSError as error:
         raise RunFolderError(f"{partial} cannot be renamed to {folder.name}: {error.strerror or error}") from error
+
+
+def _save_as_it_is(policy: Policy, path: str) -> None:
+    policy.model.save_pretrained(path)
+    policy.tokenizer.save_pretrained(path)
 
 
 def _disk_is_full(error: BaseException) -> bool:
@@ -141,7 +152,7 @@ def _disk_is_full(error: BaseException) -> bool:
     )
 
 
-def _without_nan(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _without_nan(history: History) -> History:
     """JSON has no NaN: such a number becomes null."""
     return [
         {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in line.items()}

@@ -13,14 +13,17 @@ from adhere.guidance.guidance import Guidance
 from adhere.models.frozen import FrozenModel, fast_dtype
 from adhere.models.policy import ModelConfig, Policy, is_quantized, load_policy
 from adhere.recipe.arguments import training_device
+from adhere.recipe.folder import MODEL
 from adhere.recipe.schema import Recipe
-from adhere.recipe.train import MODEL
+from adhere.recipe.stages import ADAPTER
 from adhere.sampling.guided import NadoGuide
+from adhere.sampling.guided_model import GuidedForCausalLM
 
 if TYPE_CHECKING:
     from transformers import LogitsProcessor, PreTrainedModel
 
-ADAPTER = "adapter_config.json"
+GUIDED = "guided-decoding"
+"""The method whose model is a policy with its NADO."""
 
 
 def load_base(recipe: Recipe) -> Policy:
@@ -29,12 +32,28 @@ def load_base(recipe: Recipe) -> Policy:
 
 
 def load_trained(folder: Path, recipe: Recipe) -> Policy:
-    """The model that a run ended with.
+    """The model that a run ended with; of the method guided-decoding that is the policy together with its NADO.
 
     Raises:
         RunFolderError: training has not ended yet.
         ModelError, DownloadError: it, or the model that its adapter belongs to, cannot be loaded.
+        GuidanceError: it is to be guided, and its guidance is not there.
     """
+    return load_guided(folder, recipe) if recipe.method == GUIDED else load_policy_of(folder, recipe)
+
+
+def load_guided(folder: Path, recipe: Recipe) -> Policy:
+    """The policy of a run of guided-decoding whose next-token distribution is the guided one. Raises as `load_trained`."""
+    policy = load_policy_of(folder, recipe)
+    reference = FrozenModel(policy.model, fast_dtype(policy.device))  # what NADO was fitted on
+    fitted = last_guidance(folder, reference).nados.values()  # in the order of the recipe
+    nados = [(nado, constraint.target) for nado, constraint in zip(fitted, recipe.constraints, strict=True)]
+    with reference.lent() as still:
+        return Policy(cast("PreTrainedModel", GuidedForCausalLM(still, nados)), policy.tokenizer)
+
+
+def load_policy_of(folder: Path, recipe: Recipe) -> Policy:
+    """The model that a run trained, without guidance. Raises as `load_trained`."""
     path = folder / MODEL
     if not path.is_dir():
         raise RunFolderError(f"{folder} holds no trained model yet ({MODEL}/ is missing): finish it with --resume")
@@ -72,7 +91,9 @@ def last_guidance(folder: Path, reference: FrozenModel) -> Guidance:
     """
     found = [path for path in sorted((folder / "guidance").glob("iteration-*")) if Guidance.exists(path)]
     if not found:
-        raise GuidanceError(f"{folder} holds no guidance: only a run of the method `constrained` makes it")
+        raise GuidanceError(
+            f"{folder} holds no guidance: only runs of the methods constrained and guided-decoding make it"
+        )
     return Guidance.load(found[-1], reference.embeddings_VD)
 
 
@@ -90,6 +111,8 @@ def guide_of(
     Args:
         names: the target of each constraint, by its name.
     """
+    if recipe.method == GUIDED:
+        base = load_policy_of(folder, recipe)  # what its NADO reads
     reference = reference_of(recipe, base)
     guidance = last_guidance(folder, reference)
     nados = [(nado, names.get(name, 1.0)) for name, nado in guidance.nados.items()]

@@ -19,7 +19,7 @@ _ELSEWHERE = {
     "bf16": "training.bf16", "gradient_accumulation_steps": "training.gradient_accumulation_steps",
     "gradient_checkpointing": "training.gradient_checkpointing", "learning_rate": "training.learning_rate",
     "logging_steps": "training.logging_steps", "lr_scheduler_type": "training.lr_scheduler_type",
-    "max_grad_norm": "training.max_grad_norm", "max_length": "corpus.max_length",
+    "max_grad_norm": "training.max_grad_norm", "max_length": "corpus.max_length", "domains": "domains",
     "max_prompt_length": "corpus.max_prompt_length", "max_steps": "training.max_steps", "nado": "nado",
     "nado_fit": "nado_fit", "num_train_epochs": "training.epochs", "output_dir": "output_dir",
     "per_device_train_batch_size": "training.batch_size", "prompt_words": "corpus.prompt_words", "refresh": "guidance",

@@ -69,7 +69,7 @@ def violations_figure(measurements: Sequence[Measurement]) -> Figure | None:
     figure.update_yaxes(tickvals=rows, ticktext=labels, range=[len(models) - 0.5, -0.5], showgrid=False)
     figure.update_xaxes(title="outputs that violate, %", rangemode="tozero")
     height = 110 + len(models) * (30 + 16 * len(columns))
-    return _figure("violations", "Violations by model", "; ".join(told) + ".", figure, height=height, many=True)
+    return finished_figure("violations", "Violations by model", "; ".join(told) + ".", figure, height=height, many=True)
 
 
 def training_figures(log: Sequence[Json]) -> list[Figure]:
@@ -82,10 +82,16 @@ def training_figures(log: Sequence[Json]) -> list[Figure]:
     for name in _names(log, "nado/"):
         for key, label in (("auc", "held-out ROC-AUC"), ("calibration_error", "calibration error")):
             quality[f"{label}, {name}"] = _line(log, f"nado/{name}/{key}")
+    multipliers = {name: _line(log, f"multiplier/{name}") for name in _names(log, "multiplier/")}
+    losses |= {f"domain {name}": _line(log, f"domain/{name}/corpus_loss") for name in _names(log, "domain/")}
+    kl |= {f"to the reference, {name}": _kept(log, name) for name in _names(log, "domain/")}
     drawn = [
         _curves("loss", "Loss on the corpus", "nats per token", losses),
         _curves("kl", "KL(q* ‖ model): what the regulariser has left to do", "nats per token", kl, tozero=True),
         _satisfaction(log),
+        _curves(
+            "multiplier", "λ of the constraints for which it is found", "λ", multipliers, log_scale=True, shape="hv"
+        ),
         _curves("quality", "How well the guidance predicts satisfaction", "", quality, tozero=True),
     ]
     return [figure for figure in drawn if figure is not None]
@@ -108,26 +114,40 @@ def _satisfaction(log: Sequence[Json]) -> Figure | None:
                 showlegend=False,
             )
         _add_line(figure, name, lines[name], place)
+        target = _line(log, f"target/{name}")
+        if target[0]:
+            target = ([target[0][0], lines[name][0][-1]], [target[1][-1]] * 2)
+            _add_line(figure, f"target of {name}", target, place, mode="lines", dash="dot")
     figure.update_yaxes(title="share of samples", tickformat=".0%")
     title = "Satisfaction on fresh samples, with 95 % interval"
     return _curves_figure("satisfaction", title, lines, figure)
 
 
-def _curves(key: str, title: str, unit: str, lines: Mapping[str, Line], tozero: bool = False) -> Figure | None:
+def _curves(
+    key: str,
+    title: str,
+    unit: str,
+    lines: Mapping[str, Line],
+    tozero: bool = False,
+    log_scale: bool = False,
+    shape: str = "linear",
+) -> Figure | None:
     figure = go.Figure()
     for place, (name, line) in enumerate(lines.items()):
-        _add_line(figure, name, line, place)
-    figure.update_yaxes(title=unit, rangemode="tozero" if tozero else "normal")
+        _add_line(figure, name, line, place, shape=shape)
+    figure.update_yaxes(title=unit, rangemode="tozero" if tozero else "normal", type="log" if log_scale else "-")
     return _curves_figure(key, title, lines, figure)
 
 
-def _add_line(figure: go.Figure, name: str, line: Line, place: int) -> None:
+def _add_line(
+    figure: go.Figure, name: str, line: Line, place: int, mode: str = "", dash: str = "", shape: str = "linear"
+) -> None:
     if line[0]:
         colour, symbol = COLOURS[place % len(COLOURS)], SYMBOLS[place % len(SYMBOLS)]
-        mode = "lines+markers" if len(line[0]) <= 30 else "lines"
-        dash = ("solid", "dash", "dot", "dashdot", "longdash")[place % 5]
+        mode = mode or ("lines+markers" if len(line[0]) <= 30 else "lines")
+        dash = dash or ("solid", "dash", "dot", "dashdot", "longdash")[place % 5]
         marker = {"symbol": symbol, "size": 7}
-        look = {"color": colour, "width": 2, "dash": dash}
+        look = {"color": colour, "width": 2, "dash": dash, "shape": shape}
         figure.add_scatter(x=line[0], y=line[1], name=html.escape(name), mode=mode, line=look, marker=marker)
 
 
@@ -136,7 +156,7 @@ def _curves_figure(key: str, title: str, lines: Mapping[str, Line], figure: go.F
     if not told:
         return None
     figure.update_xaxes(title="step")
-    return _figure(key, title, " ".join(told), figure, many=len(told) > 1)
+    return finished_figure(key, title, " ".join(told), figure, many=len(told) > 1)
 
 
 def _told(name: str, line: Line) -> str:
@@ -146,7 +166,10 @@ def _told(name: str, line: Line) -> str:
     return f"{name}: {show(values[0])} at step {steps[0]:.0f}, {show(values[-1])} at step {steps[-1]:.0f}."
 
 
-def _figure(key: str, title: str, summary: str, figure: go.Figure, height: int = 260, many: bool = False) -> Figure:
+def finished_figure(
+    key: str, title: str, summary: str, figure: go.Figure, height: int = 260, many: bool = False
+) -> Figure:
+    """A figure in the look that all of a page have; many: it needs a legend."""
     figure.update_layout(
         template="none",
         height=height,
@@ -164,7 +187,9 @@ def _figure(key: str, title: str, summary: str, figure: go.Figure, height: int =
 
 def _names(log: Sequence[Json], prefix: str) -> list[str]:
     """The constraints named in keys `prefix<constraint>` or `prefix<constraint>/<what>`, in order of appearance."""
-    endings = ("/low", "/high", "/auc", "/calibration_error", "/saturation")
+    endings = (
+        "/low", "/high", "/auc", "/calibration_error", "/saturation", "/corpus_loss", "/reference_kl", "/kl",
+    )  # fmt: skip
     names: dict[str, None] = {}
     for entry in log:
         for key in entry:
@@ -173,6 +198,12 @@ def _names(log: Sequence[Json], prefix: str) -> list[str]:
                 ending = next((ending for ending in endings if name.endswith(ending)), "")
                 names.setdefault(name.removesuffix(ending))
     return [name for name in names if not any(name.startswith(f"{other}/") for other in names)]
+
+
+def _kept(log: Sequence[Json], domain: str) -> Line:
+    """KL to the reference of a domain that is held to it; no line where it is 0 throughout."""
+    line = _line(log, f"domain/{domain}/reference_kl")
+    return line if any(line[1]) else ([], [])
 
 
 def _line(log: Sequence[Json], key: str) -> Line:

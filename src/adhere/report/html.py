@@ -1,27 +1,19 @@
-"""One HTML file that shows a run: it needs no network, and nothing in it can reach one.
-
-Everything that comes from a run is escaped by Jinja2, and the page's content security policy names the two scripts it
-may run by their digests: text that a model wrote cannot become code, even if escaping failed.
-"""
+"""One HTML file that shows a run: it needs no network, and nothing in it can reach one."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from adhere.files import write_text_atomic
 from adhere.report.figures import training_figures, violations_figure
 from adhere.report.headline import headline
 from adhere.report.method import how_measured, judges
+from adhere.report.page import fill
 from adhere.report.run_files import Json, RunFiles, read_run
 from adhere.report.samples import sample_views
+from adhere.report.suites import suite_tables
 from adhere.report.tables import other_names, results_table
 
 REPORT = "report.html"
@@ -44,21 +36,12 @@ def write_report(run_folder: Path) -> Path:
 
 def render(run: RunFiles) -> str:
     """The page as text."""
-    from plotly.offline import get_plotlyjs
-
-    environment = Environment(
-        loader=PackageLoader("adhere.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["unbroken"] = _unbroken
-    own_script, plotly = _source(environment, "report.js"), get_plotlyjs()
     main = violations_figure(run.measurements)
     curves = training_figures(run.log)
     timeline = _timeline(run.events)
-    return environment.get_template("report.html.j2").render(
+    return fill(
+        "report.html.j2",
+        has_figures=bool(main or curves),
         name=run.folder.resolve().name,
         date=_first(run, "date"),
         command=_first(run, "command"),
@@ -68,6 +51,7 @@ def render(run: RunFiles) -> str:
         curves=curves,
         table=results_table(run.measurements),
         more=results_table(run.measurements, other_names(run.measurements)),
+        suites=suite_tables(run.suites, run.suite_notes),
         samples=sample_views(run),
         judges=judges(run),
         measured=how_measured(run.measurements),
@@ -76,26 +60,7 @@ def render(run: RunFiles) -> str:
         events=timeline[:EVENTS],
         all_events=len(timeline),
         unreadable=run.unreadable,
-        style=Markup(_source(environment, "report.css")),
-        own_script=Markup(own_script),
-        plotly=Markup(plotly) if main or curves else "",
-        script_digests=[_digest(own_script), *([_digest(plotly)] if main or curves else [])],
     )
-
-
-def _source(environment: Environment, name: str) -> str:
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]
-
-
-def _digest(script: str) -> str:
-    """The script as a content security policy names it."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-
-
-def _unbroken(sentence: str) -> str:
-    """A sentence whose numbers stay on one line with their unit and interval."""
-    return re.sub(r"(?<=\d) (?=%|to \d)|(?<=\d to) (?=\d)|(?<=%) (?=\()", "\N{NO-BREAK SPACE}", sentence)
 
 
 def _first(run: RunFiles, key: str) -> str:

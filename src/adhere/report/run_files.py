@@ -59,6 +59,8 @@ class RunFiles:
     events: list[Json] = field(default_factory=list)
     samples: dict[str, list[SampleLine]] = field(default_factory=dict)  # by model
     tokens: list[TokenLine] = field(default_factory=list)
+    suites: list[Measurement] = field(default_factory=list)
+    suite_notes: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # by suite and model
     unreadable: list[str] = field(default_factory=list)  # a sentence for each thing that could not be read
 
 
@@ -88,6 +90,12 @@ def read_run(folder: Path) -> RunFiles:
     run.events = _lines(run, folder / "events.jsonl", dict)
     for path in sorted((folder / "evaluation").glob("*.samples.jsonl")):
         run.samples[path.name.removesuffix(".samples.jsonl")] = _lines(run, path, _sample)
+    for path in sorted((folder / "evaluation").glob("*/*.json")):
+        told = _object(run, path)
+        run.suites += _rows(run, f"{path.parent.name}/{path.name}", told, model=path.stem)
+        said = told.get("notes")
+        if isinstance(said, list) and said:
+            run.suite_notes[path.parent.name, path.stem] = [str(note) for note in said]
     run.tokens = _items(run, "tokens.json", _json(run, folder / "evaluation" / "tokens.json"), _token_line)
     return run
 

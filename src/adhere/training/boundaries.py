@@ -37,6 +37,12 @@ class Boundaries(TrainerCallback):
             control.should_save = True
         return control
 
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        self._trainer.adaptation.end()
+        return control
+
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         guidance, folder = self._trainer.guidance, self._trainer.run_folder
         if guidance is not None and state.is_world_process_zero:

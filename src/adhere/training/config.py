@@ -11,7 +11,7 @@ from adhere.errors import RecipeError
 from adhere.guidance.config import FitConfig, RefreshConfig
 from adhere.models.nado_config import NadoConfig
 from adhere.sampling.sampler import SamplingConfig
-from adhere.training.method_config import Anchor, MethodConfig, Positions, ScheduleName, ViolatingRows
+from adhere.training.method_config import Anchor, DomainConfig, MethodConfig, Positions, ScheduleName, ViolatingRows
 
 NO_UPLOAD = (
     "a run folder is not pushed to the hub: its samples and labels would go with the model; push the model itself after "
@@ -35,6 +35,11 @@ class ConstrainedConfig(TrainingArguments):
     positions: str = _choice("positions")
     violating_rows: str = _choice("violating_rows")
     prefix_weight_clip: float = _choice("prefix_weight_clip")
+    measure_every: int | None = _choice("measure_every")
+    measure_samples: int = _choice("measure_samples")
+    domains: dict[str, DomainConfig] = field(
+        default_factory=dict, metadata={"help": "how the rows of a domain are trained, by the domain's name"}
+    )
     max_length: int = field(default=512, metadata={"help": "longest training sequence, in tokens"})
     max_prompt_length: int | None = field(
         default=None, metadata={"help": "longest prompt, in tokens; half of max_length"}
@@ -59,6 +64,10 @@ class ConstrainedConfig(TrainingArguments):
             raise RecipeError(f"iterations must be at least 1, got {self.iterations}")
         if self.prefix_weight_clip < 1:
             raise RecipeError(f"prefix_weight_clip must be at least 1, got {self.prefix_weight_clip}")
+        if self.measure_every is not None and self.measure_every < 1:
+            raise RecipeError(f"measure_every must be at least 1, got {self.measure_every}")
+        if self.measure_samples < 2:
+            raise RecipeError(f"measure_samples must be at least 2, got {self.measure_samples}")
         if self.save_total_limit is not None and self.save_total_limit < 2:
             raise RecipeError(
                 f"save_total_limit must be at least 2, got {self.save_total_limit}: with fewer, a crash while a checkpoint is "
@@ -72,10 +81,12 @@ class ConstrainedConfig(TrainingArguments):
             value = getattr(self, name)
             if isinstance(value, dict):
                 setattr(self, name, section(**value))
+        self.domains = {name: DomainConfig.model_validate(given) for name, given in self.domains.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """As `TrainingArguments.to_dict`, with our sections as plain dictionaries."""
         described: dict[str, Any] = super().to_dict()  # type: ignore[no-untyped-call]
         for name in ("sampling", "refresh", "nado", "nado_fit"):
             described[name] = getattr(self, name).model_dump()
+        described["domains"] = {name: domain.model_dump() for name, domain in self.domains.items()}
         return described

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from adhere.costs import Ledger
 from adhere.files import append_whole, cut_torn_line, write_text_atomic
+from adhere.guidance.config import RefreshConfig
 from adhere.guidance.constraint import Constraint
 from adhere.guidance.evidence import Evidence
 from adhere.guidance.guidance import generator_for
 from adhere.guidance.labels import label
+from adhere.guidance.missing import found_later, require_verdicts
 from adhere.oracles.base import violates
 from adhere.records import Verdict
+from adhere.training.domains import domains_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 CHUNK = 1024
+MAX_WITHOUT_VERDICT: float = RefreshConfig.model_fields["max_without_verdict"].default
 
 
 class CorpusLabels:
@@ -33,13 +39,24 @@ class CorpusLabels:
         constraints: whose oracles are asked.
         tokenizer: decodes the prefixes that prefix-closed oracles are asked about.
         folder: the run folder.
+        max_without_verdict: largest share of rows without a verdict that is put up with.
+
+    Raises:
+        OracleError, VerdictsMissingError: from every method that needs verdicts which are not on disk.
     """
 
     def __init__(
-        self, rows: Dataset, constraints: Sequence[Constraint], tokenizer: PreTrainedTokenizerBase, folder: Path
+        self,
+        rows: Dataset,
+        constraints: Sequence[Constraint],
+        tokenizer: PreTrainedTokenizerBase,
+        folder: Path,
+        max_without_verdict: float = MAX_WITHOUT_VERDICT,
     ) -> None:
         self._rows, self._constraints, self._tokenizer = rows, constraints, tokenizer
-        self._path = folder / "labels" / "corpus.jsonl"
+        self._max_without_verdict = max_without_verdict
+        self._asked_again: set[int] = set()  # numbers of rows for which no more can be done in this run
+        self._folder, self._path = folder, folder / "labels" / "corpus.jsonl"
         self._numbers: list[int] = rows["row"][:]
         texts = json.dumps([rows[column][:] for column in ("prompt", "completion")])
         self._digest = hashlib.sha256(texts.encode()).hexdigest()[:16]
@@ -47,14 +64,28 @@ class CorpusLabels:
         self._begun = found is not None  # the file is of this corpus and these oracles
         self._verdicts: dict[int, dict[str, Verdict]] = found or {}
 
-    def violating(self) -> set[int]:
-        """Numbers (`row`) of the rows that violate any constraint; a row without a verdict does not count as violating."""
-        self._label(range(len(self._rows)))
+    def violating(self, acts: Callable[[str, str], bool] | None = None) -> set[int]:
+        """Numbers (`row`) of the rows that are not known to satisfy every constraint: they violate one, or lack a verdict.
+
+        A row without a verdict is treated as one that violates (left out, or weighed by what NADO says of it): learned like
+        any other it would count as satisfying, which nobody has said.
+
+        Args:
+            acts: whether a constraint (second) counts in a domain (first); all count everywhere without it.
+        """
         return {
-            self._number(position)
-            for position in range(len(self._rows))
-            if any(v.score is not None and violates(v.score) for v in self._verdicts[self._number(position)].values())
+            number
+            for (number, verdicts), domain in zip(self.verdicts().items(), domains_of(self._rows), strict=True)
+            if any(
+                (verdict.score is None or violates(verdict.score)) and (acts is None or acts(domain, name))
+                for name, verdict in verdicts.items()
+            )
         }
+
+    def verdicts(self) -> dict[int, dict[str, Verdict]]:
+        """What every constraint says of every row, by the row's number (`row`)."""
+        self._label(range(len(self._rows)))
+        return {number: self._verdicts[number] for number in self._numbers}
 
     def evidence(self, count: int, seed: int) -> list[Evidence]:
         """`count` rows in a seeded order, as sequences for NADO."""
@@ -79,16 +110,49 @@ class CorpusLabels:
         missing = [position for position in positions if self._number(position) not in self._verdicts]
         for start in range(0, len(missing), CHUNK):
             part = [self._rows[position] for position in missing[start : start + CHUNK]]
+            spent: Counter[str] = Counter()
             verdicts = label(
                 self._constraints,
                 self._tokenizer,
                 [row["prompt"] for row in part],
                 [row["completion"] for row in part],
                 [row["input_ids"][row["prompt_length"] :] for row in part],
+                spent,
             )
+            # Its first row names a part: a row is labelled once.
+            Ledger(self._folder).record(f"corpus labels from row {part[0]['row']}", **spent)
             said = {row["row"]: found for row, found in zip(part, verdicts, strict=True)}
             self._append(said)  # at once: an oracle that fails later must not take these with it
             self._verdicts.update(said)
+        self._ask_again(positions)
+
+    def _ask_again(self, positions: Sequence[int]) -> None:
+        """Ask for verdicts that are missing, once in a run; then there must be enough of them."""
+        numbers = [self._number(position) for position in positions]
+        lacking = [
+            self._rows[position]
+            for position, number in zip(positions, numbers, strict=True)
+            if number not in self._asked_again and any(v.score is None for v in self._verdicts[number].values())
+        ]
+        left = len(lacking)
+        later = found_later(
+            self._constraints,
+            self._tokenizer,
+            [row["prompt"] for row in lacking],
+            [row["completion"] for row in lacking],
+            [row["input_ids"][row["prompt_length"] :] for row in lacking],
+            [self._verdicts[row["row"]] for row in lacking],
+        )
+        for found, spent in later:
+            Ledger(self._folder).record(f"corpus labels again, {left} left", **spent)
+            left -= len(found)
+            said = {lacking[i]["row"]: {**self._verdicts[lacking[i]["row"]], **new} for i, new in found.items()}
+            if said:
+                self._append(said)
+                self._verdicts.update(said)
+        self._asked_again.update(row["row"] for row in lacking)
+        verdicts = [self._verdicts[number] for number in numbers]
+        require_verdicts(self._constraints, verdicts, self._max_without_verdict, "corpus rows")
 
     def _number(self, position: int) -> int:
         return self._numbers[position]

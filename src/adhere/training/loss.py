@@ -1,5 +1,8 @@
 """The loss of one micro-batch: L_LLM + Σ_k λ_k · KL_k, as sums that the trainer divides by the counts of the whole step.
 
+Each row may count otherwise (`RowWeights`: λ_k and the weight of L_LLM by domain), and some may be held to the reference
+model instead: + μ · KL(reference ‖ p).
+
 B batch · T time · V vocabulary · D width of the language model · N output positions of the batch, taken together
 """
 
@@ -12,12 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
 
-from adhere.functional.kl import constrained_kl
+from adhere.functional.kl import constrained_kl, kl_to
 from adhere.functional.prefixes import prefix_weights
 from adhere.functional.target import log_tilt
 from adhere.guidance.constraint import Constraint
 from adhere.guidance.guidance import Guidance
 from adhere.models.nado import Nado
+from adhere.training.domains import DomainSums, RowWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +52,9 @@ class LossSums:
     """Sums over a micro-batch."""
 
     corpus: Tensor
-    regulariser: Tensor  # Σ_k λ_k · Σ surrogate
+    regulariser: Tensor  # Σ_k λ_k · Σ surrogate + μ · Σ KL(reference ‖ p)
     kl: dict[str, Tensor] = field(default_factory=dict)  # Σ of the KL's value, by constraint
+    by_domain: DomainSums | None = None
 
 
 def loss_sums(
@@ -62,6 +67,8 @@ def loss_sums(
     *,
     prefix_weight_clip: float,
     log_means: Mapping[str, Tensor] | None = None,
+    rows: RowWeights | None = None,
+    reference_logits_BTV: Tensor | None = None,
 ) -> LossSums:
     """Both parts of the loss.
 
@@ -75,34 +82,62 @@ def loss_sums(
         prefix_weight_clip: largest weight of a sampled prefix.
         log_means: by constraint, the log of the mean weight that sampled prefixes are divided by (`SampleRows.log_means`),
             so that they do not depend on how the samples are cut into batches; None for the mean of this batch.
+        rows: what each row counts; without it every constraint acts on all of them with its own weight.
+        reference_logits_BTV: logits of the model before fine-tuning, needed where a row is held to it.
     """
+    rows = rows or everywhere(constraints, batch.input_ids_BT)
     logits_NV = logits_BTV[batch.output_BT]
     anchor_NV = None if anchor_logits_BTV is None else anchor_logits_BTV[batch.output_BT].float()
-    held_N = batch.held_BT[batch.output_BT]
-    next_N = batch.next_BT[batch.output_BT]
+    row_N = batch.output_BT.nonzero()[:, 0]
+    held_N, next_N, domain_N = batch.held_BT[batch.output_BT], batch.next_BT[batch.output_BT], rows.domain_B[row_N]
     tilt_N = torch.zeros_like(next_N, dtype=torch.float32)
     sums = LossSums(logits_BTV.new_zeros(()), logits_BTV.new_zeros((), dtype=torch.float32))
+    sums.by_domain = by_domain = DomainSums(rows)
+    by_domain.add("held", domain_N, held_N)
     for constraint in constraints:
-        nado = guidance.nados[constraint.name]
+        nado, acts_N = guidance.nados[constraint.name], rows.acts_B[constraint.name][row_N]
         with torch.no_grad():
             log_w_NV, log_w_prefix_N = _log_w(nado, constraint, batch, features_BTD)
-            tilt_N += (log_w_NV.gather(1, next_N[:, None]).squeeze(1) - log_w_prefix_N).clamp_max(0.0)
+            tilt_N += acts_N * (log_w_NV.gather(1, next_N[:, None]).squeeze(1) - log_w_prefix_N).clamp_max(0.0)
             weight_N = _position_weights(
-                batch, held_N, log_w_prefix_N, prefix_weight_clip, (log_means or {}).get(constraint.name)
+                batch, held_N & acts_N, log_w_prefix_N, prefix_weight_clip, (log_means or {}).get(constraint.name)
             )
-        if not held_N.any():
+        if not bool((held_N & acts_N).any()):
             continue
         surrogate_N, value_N = constrained_kl(logits_NV, log_w_NV, anchor_NV)
-        sums.regulariser = sums.regulariser + constraint.weight * (weight_N * surrogate_N).sum()
+        lambda_N = rows.multiplier_B[constraint.name][row_N]
+        sums.regulariser = sums.regulariser + (lambda_N * weight_N * surrogate_N).sum()
         sums.kl[constraint.name] = (weight_N * value_N.detach()).sum()
+        by_domain.add("kl", domain_N, weight_N * value_N)
+    kept_N = held_N & (rows.reference_B[row_N] > 0)
+    if bool(kept_N.any()):
+        assert reference_logits_BTV is not None
+        # At every held position alike, whoever wrote the prefix: wherever the policy may come it is not to move.
+        value_N = kl_to(logits_NV[kept_N], reference_logits_BTV[batch.output_BT][kept_N])
+        sums.regulariser = sums.regulariser + (rows.reference_B[row_N][kept_N] * value_N).sum()
+        by_domain.add("reference", domain_N[kept_N], value_N)
     weight_BT = batch.learned_BT.float()
     # How much less likely the token is under q* than under p, min(1, W(prefix · v) / W(prefix)): the token that violates
     # is not learned, what stands round it is.
-    tilted_N = batch.tilted_B[batch.output_BT.nonzero()[:, 0]]
-    weight_BT[batch.output_BT] *= torch.where(tilted_N, tilt_N.exp(), 1.0)
+    weight_BT[batch.output_BT] *= torch.where(batch.tilted_B[row_N], tilt_N.exp(), 1.0)
     losses_BT = cross_entropy(logits_BTV[:, :-1].float().transpose(1, 2), batch.next_BT[:, :-1], reduction="none")
-    sums.corpus = (weight_BT[:, :-1] * losses_BT).sum()
+    losses_BT = weight_BT[:, :-1] * losses_BT
+    sums.corpus = (rows.corpus_B[:, None] * losses_BT).sum()
+    by_domain.add("corpus", rows.domain_B, losses_BT.sum(1))
+    by_domain.add("learned", rows.domain_B, batch.learned_BT.sum(1))
     return sums
+
+
+def everywhere(constraints: Sequence[Constraint], like: Tensor) -> RowWeights:
+    """Row weights of a corpus without domains, for a batch whose first axis is that of `like`."""
+    ones_B = torch.ones(len(like), device=like.device)
+    return RowWeights(
+        ones_B,
+        torch.zeros_like(ones_B),
+        {constraint.name: constraint.weight * ones_B for constraint in constraints},
+        {constraint.name: ones_B.bool() for constraint in constraints},
+        torch.zeros(len(like), dtype=torch.long, device=like.device),
+    )
 
 
 def _log_w(nado: Nado, constraint: Constraint, batch: Batch, features_BTD: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -115,8 +150,8 @@ def _log_w(nado: Nado, constraint: Constraint, batch: Batch, features_BTD: Tenso
     row_N = batch.output_BT.nonzero()[:, 0]
     value_N, key_NR = state.value_BT[batch.output_BT], state.key_BTR[batch.output_BT]
     log_r_NV = logsigmoid(nado.next_logits(value_N, key_NR))
-    log_w_NV = log_tilt(log_r_NV, satisfaction_B[row_N], constraint.target)
-    return log_w_NV, log_tilt(logsigmoid(value_N), satisfaction_B[row_N], constraint.target)
+    log_w_NV = log_tilt(log_r_NV, satisfaction_B[row_N], constraint.tilt_target)
+    return log_w_NV, log_tilt(logsigmoid(value_N), satisfaction_B[row_N], constraint.tilt_target)
 
 
 def _position_weights(

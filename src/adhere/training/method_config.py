@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -10,6 +10,34 @@ Anchor = Literal["live", "iteration", "reference"]
 Positions = Literal["corpus", "samples", "both"]
 ViolatingRows = Literal["learn", "tilt", "leave"]
 ScheduleName = Literal["sequential"]
+
+
+MEASUREMENTS = 16
+"""A run without `measure_every` is measured about so often."""
+
+AT_THE_END = 4
+"""So many times as many outputs are drawn for the verdict, which no later measurement corrects."""
+
+
+class DomainConfig(BaseModel):
+    """How the rows of one domain are trained (method.md §5). Rows of other domains: loss_weight 1, all constraints."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    loss_weight: float = Field(
+        1.0, ge=0.0, allow_inf_nan=False, description="what the language-model loss of its rows counts"
+    )
+    constraints: dict[str, Annotated[float, Field(ge=0.0, allow_inf_nan=False)]] | None = Field(
+        None,
+        description="the constraints that act here, by name, each with its λ (with multiplier dual: where λ starts); "
+        "without it all, with their own weights; {} for none",
+    )
+    reference_kl: float = Field(
+        0.0,
+        ge=0.0,
+        allow_inf_nan=False,
+        description="weight of KL(reference ‖ policy), the regulariser of a domain that should not move",
+    )
 
 
 class MethodConfig(BaseModel):
@@ -35,3 +63,17 @@ class MethodConfig(BaseModel):
     prefix_weight_clip: float = Field(
         10.0, ge=1.0, description="largest weight of a sampled prefix when it stands for a prefix of q*"
     )
+    measure_every: int | None = Field(
+        None,
+        ge=1,
+        description="steps between two measurements of satisfaction for constraints with multiplier dual, beside those of "
+        "the refreshes; a sixteenth of the run without it",
+    )
+    measure_samples: int = Field(
+        256, ge=2, description="outputs drawn for each of these; four times as many for the verdict at the end"
+    )
+
+
+def measured_every(steps: int) -> int:
+    """Steps between two measurements in a run of so many that leaves `measure_every` open."""
+    return max(1, -(-steps // MEASUREMENTS))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from adhere.data.sample_store import SampleStore
 from adhere.files import append_line
 from adhere.functional.prefixes import effective_sample_size
 from adhere.records import LabelledSample
+from adhere.training.satisfaction import measure
 
 if TYPE_CHECKING:
     from adhere.guidance.guidance import Guidance
@@ -27,6 +28,7 @@ class ProgressLog:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._sums: dict[str, float] = {}
+        self._domains: dict[str, Counter[str]] = {}
         self._step = 0
         self._tokens = 0
         self._seconds = 0.0
@@ -66,47 +68,46 @@ class ProgressLog:
         now = time.monotonic()
         self._seconds, self._since = self._seconds + now - self._since, now
 
+    def proceed(self) -> None:
+        """Count the time from now on as training."""
+        self._since = time.monotonic()
+
     def add(self, sums: LossSums, corpus: float, held: float, tokens: int) -> None:
         """Add a micro-batch."""
         parts = {"corpus_loss": sums.corpus.detach() / corpus, "regulariser": sums.regulariser.detach() / held}
         parts |= {f"kl/{name}": value / held for name, value in sums.kl.items()}
         for name, value in parts.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(value)
+        for name, part in (sums.by_domain.by_name() if sums.by_domain else {}).items():
+            self._domains.setdefault(name, Counter()).update(part)
         self._tokens += tokens
 
     def take(self, step: int) -> dict[str, float]:
-        """The means over the steps since the last call, and tokens per second."""
+        """The means over the steps since the last call, those of each domain over its tokens, and tokens per second."""
         steps = max(step - self._step, 1)
         taken = {name: value / steps for name, value in self._sums.items()}
         taken["kl"] = sum(value for name, value in taken.items() if name.startswith("kl/"))
+        for name, sums in self._domains.items():
+            taken |= {f"domain/{name}/{key}": value for key, value in _domain_means(sums).items()}
         self.pause()
         taken["tokens_per_second"] = self._tokens / max(self._seconds, 1e-9)
         self._sums, self._tokens, self._step, self._seconds = {}, 0, step, 0.0
+        self._domains = {}
         return taken
 
 
+def _domain_means(sums: Counter[str]) -> dict[str, float]:
+    """Nats per token of one domain, by its own tokens; what it had none of is left out."""
+    means = {"corpus_loss": sums["corpus"] / sums["learned"]} if sums["learned"] else {}
+    if sums["held"]:
+        means |= {"kl": sums["kl"] / sums["held"], "reference_kl": sums["reference"] / sums["held"]}
+    return means
+
+
 def satisfaction_numbers(name: str, samples: list[LabelledSample]) -> dict[str, float]:
-    """Share of the judged samples that satisfy a constraint, with its 95 % Wilson interval, and the count without verdict.
+    """Share of the judged samples that satisfy a constraint, with its 95 % interval, and the count without verdict.
 
-    Several outputs of one prompt are not independent: the interval is then that of as many outputs as there are prompts,
-    the widest it can be. Importance weights are left out: the share is of what was sampled.
+    Importance weights are left out: the share is of what was sampled.
     """
-    from adhere.oracles.base import violates
-
-    judged = [(item.sample, score) for item in samples if (score := item.verdicts[name].score) is not None]
-    numbers = {f"no_verdict/{name}": float(len(samples) - len(judged))}
-    if judged:
-        share = sum(not violates(score) for _, score in judged) / len(judged)
-        repeated = any(sample.replicate for sample, _ in judged)
-        independent = len({sample.prompt for sample, _ in judged}) if repeated else len(judged)
-        low, high = _wilson(share, independent)
-        numbers |= {f"satisfaction/{name}": share, f"satisfaction/{name}/low": low, f"satisfaction/{name}/high": high}
-    return numbers
-
-
-def _wilson(share: float, n: int) -> tuple[float, float]:
-    """95 % interval of a share of `n` (Wilson 1927)."""
-    z = 1.959964
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
+    measured = measure(name, samples, weighted=False)
+    return {f"no_verdict/{name}": float(len(samples))} if measured is None else measured.numbers(name)

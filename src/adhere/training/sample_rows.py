@@ -16,12 +16,20 @@ from adhere.guidance.constraint import Constraint
 from adhere.guidance.guidance import Guidance, generator_for
 from adhere.models.frozen import FrozenModel, frozen_pass
 from adhere.records import LabelledSample, Sample
+from adhere.training.domains import Domains
 
 
 class SampleRows:
-    """Draws labelled samples of an iteration, by a seed and a number, and joins them to a batch of corpus rows."""
+    """Draws labelled samples of an iteration, by a seed and a number, and joins them to a batch of corpus rows.
 
-    def __init__(self, samples: Sequence[LabelledSample], tokenizer: PreTrainedTokenizerBase) -> None:
+    Args:
+        domains: which constraints count at a sample: those of the domain of its prompt; all everywhere without it.
+    """
+
+    def __init__(
+        self, samples: Sequence[LabelledSample], tokenizer: PreTrainedTokenizerBase, domains: Domains | None = None
+    ) -> None:
+        self._domains = domains
         self._samples = [s for s in samples if s.sample.output_ids]
         self._collate = ConstrainedCollator(tokenizer)
 
@@ -32,6 +40,8 @@ class SampleRows:
         batch = self._collated(drawn)
         batch["labels"] = torch.full_like(batch["labels"], IGNORED)
         batch["log_importance"] = torch.tensor([sample.log_importance for sample in drawn])
+        if self._domains is not None:
+            batch["domain"] = self._domains.numbers([sample.domain for sample in drawn])
         return batch
 
     @torch.no_grad()
@@ -57,12 +67,16 @@ class SampleRows:
                 value_BT = nado(features, mask_BT).value_BT
                 first_B1 = output_BT.int().argmax(1, keepdim=True)
                 satisfaction_B = value_BT.gather(1, first_B1).squeeze(1).sigmoid()
-                log_w_BT = log_tilt(logsigmoid(value_BT), satisfaction_B, constraint.target)
-                log_weights[constraint.name].append((log_w_BT + log_importance_B1)[output_BT])
+                log_w_BT = log_tilt(logsigmoid(value_BT), satisfaction_B, constraint.tilt_target)
+                acts_B1 = torch.tensor([[self._acts(sample, constraint)] for sample in part], device=tokens_BT.device)
+                log_weights[constraint.name].append((log_w_BT + log_importance_B1)[output_BT & acts_B1])
         if not samples:
             return {}
         joined = {name: torch.cat(parts)[None] for name, parts in log_weights.items()}
         return {name: log_mean_weight(one, torch.ones_like(one, dtype=torch.bool)) for name, one in joined.items()}
+
+    def _acts(self, sample: Sample, constraint: Constraint) -> bool:
+        return self._domains is None or self._domains.acts(sample.domain, constraint.name)
 
     def _collated(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         rows = [

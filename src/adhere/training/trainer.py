@@ -26,25 +26,27 @@ from adhere.guidance.executors import InProcess
 from adhere.guidance.guidance import Guidance
 from adhere.guidance.refresh import Refresher
 from adhere.guidance.schedule import Schedule, Sequential, boundaries
-from adhere.models.frozen import FrozenModel, fast_dtype, frozen_pass, unhooked
+from adhere.models.frozen import FrozenModel, fast_dtype, unhooked
 from adhere.models.policy import Policy, as_policy
 from adhere.records import Prompt
+from adhere.training.adaptation import Adaptation
+from adhere.training.batches import BATCH_KEYS, complete
 from adhere.training.boundaries import Boundaries, restore
 from adhere.training.config import NO_UPLOAD, ConstrainedConfig
 from adhere.training.corpus_labels import CorpusLabels
+from adhere.training.domains import Domains
+from adhere.training.frozen_passes import iteration_anchor, read_frozen
 from adhere.training.last_step import EndsAtLastStep
 from adhere.training.loss import Batch, loss_sums
 from adhere.training.progress_log import ProgressLog
 from adhere.training.rows import check_length, tokenised
-from adhere.training.sample_rows import SampleRows, join
+from adhere.training.sample_rows import SampleRows
+from adhere.training.step_costs import StepCosts
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from peft import PeftConfig
     from torch.utils.data import DataLoader
-
-BATCH_KEYS = ("input_ids", "attention_mask", "learned", "output", "held", "sampled", "tilted", "log_importance")
-"""What a completed batch holds: the fields of `loss.Batch`, in order."""
 
 
 class ConstrainedTrainer(EndsAtLastStep):
@@ -99,13 +101,17 @@ class ConstrainedTrainer(EndsAtLastStep):
             eval_dataset=self._evaluated(eval_dataset),
             data_collator=ConstrainedCollator(policy.tokenizer),
             processing_class=policy.tokenizer,
-            callbacks=[*(callbacks or []), Boundaries(self)],
+            callbacks=[*(callbacks or []), Boundaries(self), StepCosts(Path(str(args.output_dir)), "constrained")],
             optimizers=optimizers,
         )
         self.run_folder = Path(str(args.output_dir))
         self.reference = FrozenModel(policy.model, fast_dtype(policy.device))  # before any checkpoint is loaded
         self.guidance: Guidance | None = None
-        self.corpus_labels = CorpusLabels(rows, self.constraints, self.tokenizer, self.run_folder)
+        self.corpus_labels = CorpusLabels(
+            rows, self.constraints, self.tokenizer, self.run_folder, args.refresh.max_without_verdict
+        )
+        self.domains = Domains(args.domains, self.constraints, rows, {prompt.domain for prompt in self.prompts})
+        self.adaptation = Adaptation(self)
         self.progress = ProgressLog(self.run_folder)
         self._violating = torch.empty(0, dtype=torch.long)  # numbers of corpus rows
         self._schedule: Schedule | None = None
@@ -125,6 +131,7 @@ class ConstrainedTrainer(EndsAtLastStep):
         """
         self.starts()
         self._schedule = self.guidance = None
+        self.adaptation.begin()
         if self.state.global_step == 0:
             later = [*self.run_folder.glob("checkpoint-*"), *self.run_folder.glob("guidance/iteration-*[1-9]")]
             if later:
@@ -166,10 +173,16 @@ class ConstrainedTrainer(EndsAtLastStep):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | int | None]:
         """The micro-batches of the next optimiser step, and the guidance to take it with."""
+        if self.adaptation.multipliers.stopped:  # taken up from a checkpoint, or in the rest of the epoch
+            self.control.should_training_stop = True
+            return [], None
         batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, count
         self._take_guidance()
+        if self.adaptation.multipliers.stopped:
+            self.control.should_training_stop = True
+            return [], None
         # A row left out counts among the corpus tokens all the same: leaving it out must not make the others weigh more.
         corpus = sum(int((batch["labels"][:, 1:] != IGNORED).sum()) for batch in batches)
         step = self.state.global_step
@@ -185,58 +198,35 @@ class ConstrainedTrainer(EndsAtLastStep):
         if self._schedule is None:
             self._schedule = self.make_schedule()
             if self.config.violating_rows != "learn":
-                self._violating = torch.tensor(sorted(self.corpus_labels.violating()), dtype=torch.long)
-        policy = unhooked(self.accelerator.unwrap_model(self.model))
+                violating = self.corpus_labels.violating(self.domains.acts)
+                self._violating = torch.tensor(sorted(violating), dtype=torch.long)
+        policy, step = self.policy(), self.state.global_step
         self.progress.pause()
-        guidance = self._schedule.guidance_at(self.state.global_step, policy)
-        if self.guidance is not None and guidance.version == self.guidance.version:
-            return
+        guidance = self._schedule.guidance_at(step, policy)
+        fresh = self.guidance is None or guidance.version != self.guidance.version
+        if fresh:
+            self._take_up(guidance, policy)
+        self.adaptation.before_step(policy, guidance if fresh and guidance.version.policy_step == step else None)
+
+    def _take_up(self, guidance: Guidance, policy: PreTrainedModel) -> None:
         self.guidance = guidance
         samples = self.progress.guidance(self, guidance)
         if self.config.positions != "corpus":
-            self._sample_rows = SampleRows(samples, self.tokenizer)
+            self._sample_rows = SampleRows(samples, self.tokenizer, self.domains)
             self._log_means = self._sample_rows.log_means(guidance, self.constraints, self.reference)
         if self.config.anchor == "iteration":
-            self._anchor = self._iteration_anchor(policy, guidance)
+            self._anchor = iteration_anchor(policy, guidance, self.state.global_step, self.run_folder)
 
-    def _iteration_anchor(self, policy: PreTrainedModel, guidance: Guidance) -> FrozenModel:
-        """The policy as it stood when the iteration began; from disk after a resume in the middle of it."""
-        anchor = FrozenModel(policy, fast_dtype(policy.device))
-        file = self.run_folder / "anchors" / f"iteration-{guidance.version.iteration:04d}.safetensors"
-        if self.state.global_step == guidance.version.policy_step:
-            anchor.save(file)
-        else:
-            anchor.load(file)
-        return anchor
+    def policy(self) -> PreTrainedModel:
+        """The model as it stands, without what accelerate puts round it."""
+        return unhooked(self.accelerator.unwrap_model(self.model))
 
     # ---- loss -------------------------------------------------------------------------------------------------------
 
     def _complete(self, batch: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
-        """A collated batch with the masks of the loss; sampled rows joined to it where the regulariser is to see them."""
-        corpus_rows = len(batch["row"])
-        rows = {**batch, "log_importance": torch.zeros(corpus_rows, device=batch["row"].device)}
-        if self._sample_rows is not None:
-            drawn = self._sample_rows.batch(corpus_rows, self.config.seed, number)
-            rows = join(rows, drawn, self.tokenizer.pad_token_id)
-        learned_BT = torch.zeros_like(rows["labels"], dtype=torch.bool)
-        learned_BT[:, :-1] = rows["labels"][:, 1:] != -100
-        violating_B = torch.isin(rows["row"], self._violating.to(rows["row"].device))
-        if self.config.violating_rows == "leave":
-            learned_BT &= ~violating_B[:, None]
-        output_BT = torch.zeros_like(learned_BT)
-        output_BT[:, :-1] = rows["output_mask"][:, 1:].bool()
-        sampled_B = torch.arange(len(rows["row"]), device=learned_BT.device) >= corpus_rows
-        held_BT = output_BT & sampled_B[:, None] if self.config.positions == "samples" else output_BT
-        return {
-            "input_ids": rows["input_ids"],
-            "attention_mask": rows["attention_mask"],
-            "learned": learned_BT,
-            "output": output_BT,
-            "held": held_BT,
-            "sampled": sampled_B,
-            "log_importance": rows["log_importance"],
-            "tilted": violating_B if self.config.violating_rows == "tilt" else torch.zeros_like(violating_B),
-        }
+        return complete(
+            batch, number, self.config, self.domains, self._violating, self._sample_rows, self.tokenizer.pad_token_id
+        )
 
     def compute_loss(
         self,
@@ -251,37 +241,32 @@ class ConstrainedTrainer(EndsAtLastStep):
             return super().compute_loss(model, kept, return_outputs, num_items_in_batch)
         assert self.guidance is not None
         batch = Batch(*(inputs[name] for name in BATCH_KEYS))
-        features_BTD, anchor_BTV = self._frozen(batch)
+        rows = self.domains.weights(inputs["domain"], self.adaptation.multipliers.ratios)
+        frozen = read_frozen(
+            batch,
+            self.reference,
+            self._anchor,
+            features=not self.guidance.reads_tokens,
+            anchored_to_reference=self.config.anchor == "reference",
+            reference_logits=self.domains.keeps_some and bool((rows.reference_B > 0).any()),
+        )
         outputs = model(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False)
         sums = loss_sums(
             outputs.logits,
             batch,
             self.guidance,
             self.constraints,
-            features_BTD,
-            anchor_BTV,
+            frozen.features_BTD,
+            frozen.anchor_BTV,
             prefix_weight_clip=self.config.prefix_weight_clip,
             log_means=self._log_means,
+            rows=rows,
+            reference_logits_BTV=frozen.reference_BTV,
         )
         corpus, held = self._counts
         loss = sums.corpus / corpus + sums.regulariser / held
         self.progress.add(sums, corpus, held, int(batch.attention_mask_BT.sum()))
         return (loss, outputs) if return_outputs else loss
-
-    def _frozen(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
-        """Hidden states of the reference where NADO reads them, and logits of the anchor where it is not the live policy."""
-        assert self.guidance is not None
-        wants_features = not self.guidance.reads_tokens
-        if self.config.anchor == "reference":
-            return frozen_pass(self.reference, batch.input_ids_BT, batch.attention_mask_BT, wants_features, logits=True)
-        features_BTD, anchor_BTV = None, None
-        if wants_features:
-            features_BTD, _ = frozen_pass(
-                self.reference, batch.input_ids_BT, batch.attention_mask_BT, True, logits=False
-            )
-        if self._anchor is not None:
-            _, anchor_BTV = frozen_pass(self._anchor, batch.input_ids_BT, batch.attention_mask_BT, False, logits=True)
-        return features_BTD, anchor_BTV
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *rest: Any, **keywords: Any) -> Any:
         """As in `Trainer`. From a checkpoint of another folder the run folder takes up what it lacks of the iteration."""
