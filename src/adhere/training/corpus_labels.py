@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from adhere.files import append_whole, cut_torn_line, write_text_atomic
 from adhere.guidance.constraint import Constraint
 from adhere.guidance.evidence import Evidence
 from adhere.guidance.guidance import generator_for
-from adhere.guidance.labels import label
+from adhere.guidance.labels import label, violations
 from adhere.oracles.base import violates
 from adhere.records import Verdict
 
@@ -55,6 +56,14 @@ class CorpusLabels:
             for position in range(len(self._rows))
             if any(v.score is not None and violates(v.score) for v in self._verdicts[self._number(position)].values())
         }
+
+    def violations(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Which token makes each row violate, and its score, as far as the rows are labelled (`labels.violations`).
+
+        Args:
+            numbers: of the rows (`row`).
+        """
+        return violations([self._verdicts.get(number, {}) for number in numbers], self._constraints)
 
     def evidence(self, count: int, seed: int) -> list[Evidence]:
         """`count` rows in a seeded order, as sequences for NADO."""

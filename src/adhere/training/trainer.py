@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from torch.utils.data import DataLoader
 
-BATCH_KEYS = ("input_ids", "attention_mask", "learned", "output", "held", "sampled", "tilted", "log_importance")
+BATCH_KEYS = ("input_ids", "attention_mask", "learned", "output", "held", "sampled", "tilted", "log_importance",
+              "violates_at", "score")  # fmt: skip
 """What a completed batch holds: the fields of `loss.Batch`, in order."""
 
 
@@ -194,8 +195,8 @@ class ConstrainedTrainer(EndsAtLastStep):
         self.guidance = guidance
         samples = self.progress.guidance(self, guidance)
         if self.config.positions != "corpus":
-            self._sample_rows = SampleRows(samples, self.tokenizer)
-            self._log_means = self._sample_rows.log_means(guidance, self.constraints, self.reference)
+            self._sample_rows = SampleRows(samples, self.constraints, self.tokenizer)
+            self._log_means = self._sample_rows.log_means(guidance, self.reference)
         if self.config.anchor == "iteration":
             self._anchor = self._iteration_anchor(policy, guidance)
 
@@ -214,7 +215,9 @@ class ConstrainedTrainer(EndsAtLastStep):
     def _complete(self, batch: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
         """A collated batch with the masks of the loss; sampled rows joined to it where the regulariser is to see them."""
         corpus_rows = len(batch["row"])
+        violates_at_BK, score_BK = self.corpus_labels.violations(batch["row"].tolist())
         rows = {**batch, "log_importance": torch.zeros(corpus_rows, device=batch["row"].device)}
+        rows |= {"violates_at": violates_at_BK.to(batch["row"].device), "score": score_BK.to(batch["row"].device)}
         if self._sample_rows is not None:
             drawn = self._sample_rows.batch(corpus_rows, self.config.seed, number)
             rows = join(rows, drawn, self.tokenizer.pad_token_id)
@@ -235,6 +238,8 @@ class ConstrainedTrainer(EndsAtLastStep):
             "held": held_BT,
             "sampled": sampled_B,
             "log_importance": rows["log_importance"],
+            "violates_at": rows["violates_at"],
+            "score": rows["score"],
             "tilted": violating_B if self.config.violating_rows == "tilt" else torch.zeros_like(violating_B),
         }
 
