@@ -91,6 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(
             "--data FOLDER: the suites' files (rtp*, toxigen*, mc_*, wiki_toxicity*, wikitext*) are needed"
         )
+    if options.tuning:  # apart, so that nothing of it comes into a report
+        options.work, options.results = options.work / "tuning", options.work / "tuning" / "results"
     options.work.mkdir(parents=True, exist_ok=True)
     write_corpora(options.data, options.work, options.tuning)
     failed = [cell.name for cell in _cells(options) if not _is_known(cell, options) and not _run(cell, options)]
@@ -111,7 +113,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default="embedded", help="hub id or folder; the demo's when left out")
     parser.add_argument("--referee", action="append", default=[], help="a model that compares outputs with base's")
     parser.add_argument("--set", action="append", default=[], dest="settings", help="for every method, as seed=0")
-    parser.add_argument("--tuning", action="store_true", help="hold out rows that no report is made on; other --work")
+    parser.add_argument(
+        "--tuning", action="store_true", help="hold out rows that no report is made on; all below --work"
+    )
     parser.add_argument("--quick", action="store_true", help="a few steps and rows: shows that it runs, no more")
     parser.add_argument("--keep-models", action="store_true")
     parser.add_argument("--table", type=Path, help="put the tables into this Markdown file; runs nothing")

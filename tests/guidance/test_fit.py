@@ -132,6 +132,27 @@ def test_early_stopping_keeps_the_weights_of_the_best_epoch(
     assert (result.quality["best_epoch"], result.quality["held_out_loss"], result.quality["start_loss"]) == (2, 1, 5)
 
 
+def test_what_is_kept_is_the_average_of_the_weights_over_the_steps(
+    toy_evidence: MakeEvidence, make_nado: MakeNado, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([9.0, 1.0])
+    monkeypatch.setattr(fitting, "_held_out_loss", lambda *_: next(losses))
+    nado, evidence = make_nado(), toy_evidence(40)
+    nado.start_at(0.5)
+    start, steps = _weights(nado), list[list[torch.Tensor]]()
+    config = FitConfig(epochs=1, batch_size=8, averaging=0.5)
+    state = optimizer_tensors(torch.optim.AdamW(nado.parameters()))  # with a state it begins at the weights as they are
+    taken = _fit(nado, evidence, config, state=state, progress=lambda *_: steps.append(_weights(nado)))
+    kept = _weights(taken.nado)
+    assert len(steps) > 3 and not _same(kept, steps[-1])
+    for place, weight in enumerate(kept):
+        expected = torch.zeros_like(weight)
+        for number, weights in enumerate(steps):
+            decay = min(0.5, (1 + number) / (10 + number))
+            expected = decay * (expected if number else start[place]) + (1 - decay) * weights[place]
+        torch.testing.assert_close(weight, expected)
+
+
 def test_a_fit_that_only_makes_it_worse_is_not_taken_up(
     toy_evidence: MakeEvidence, make_nado: MakeNado, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,8 +13,10 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, Trainer, TrainingArguments
 
 from adhere.data.collation import ConstrainedCollator
+from adhere.guidance.constraint import Constraint
 from adhere.guidance.fit import FitResult
 from adhere.models.nado import Nado
+from adhere.oracles.rules import JsonOracle
 from adhere.training.loss import LossSums
 from adhere.training.trainer import ConstrainedTrainer
 
@@ -123,8 +125,9 @@ def test_guidance_that_says_nothing_is_plain_fine_tuning(
     monkeypatch.setattr("adhere.guidance.refresh.fit", fresh)
     start = copy.deepcopy(tiny_model)
     constrained = make_trainer(
-        **SGD, positions=positions, violating_rows="learn", gradient_accumulation_steps=2, train_dataset=ROWS
-    )
+        **SGD, positions=positions, violating_rows="learn", gradient_accumulation_steps=2, train_dataset=ROWS,
+        constraints=[Constraint(JsonOracle(), name="json")],  # it does not say where, so nothing is known but by NADO
+    )  # fmt: skip
     collate = ConstrainedCollator(constrained.tokenizer)
 
     def plain_batch(rows: list[dict[str, Any]]) -> dict[str, Tensor]:

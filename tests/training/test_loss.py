@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
+from adhere.functional.target import PROBABILITY_FLOOR
 from adhere.guidance.constraint import Constraint
 from adhere.guidance.guidance import Guidance
 from adhere.models.nado import Nado, build_nado
@@ -33,8 +34,14 @@ ROWS = [
 ]
 
 
-def _batch(sampled: int = 0, left_out: tuple[int, ...] = (), held: str = "all", tilted: tuple[int, ...] = ()) -> Batch:
-    """`ROWS`, of which the last `sampled` are the policy's own outputs."""
+def _batch(
+    sampled: int = 0,
+    left_out: tuple[int, ...] = (),
+    held: str = "all",
+    tilted: tuple[int, ...] = (),
+    violates: dict[tuple[int, int], tuple[int, float]] | None = None,
+) -> Batch:
+    """`ROWS`, of which the last `sampled` are the policy's own outputs; `violates` tells (at, score) by (row, constraint)."""
     width = max(len(tokens) for tokens, _, _ in ROWS) + 1  # a column of padding alone
     ids_BT, mask_BT = torch.zeros(len(ROWS), width, dtype=torch.long), torch.zeros(len(ROWS), width, dtype=torch.long)
     learned_BT, output_BT = (torch.zeros(len(ROWS), width, dtype=torch.bool) for _ in range(2))
@@ -46,7 +53,12 @@ def _batch(sampled: int = 0, left_out: tuple[int, ...] = (), held: str = "all", 
             learned_BT[b, (0 if learn_prompt else prompt - 1) : len(tokens) - 1] = True
     held_BT = output_BT & sampled_B[:, None] if held == "samples" else output_BT
     tilted_B = torch.tensor([b in tilted for b in range(len(ROWS))])
-    return Batch(ids_BT, mask_BT, learned_BT, output_BT, held_BT, sampled_B, tilted_B, torch.zeros(len(ROWS)))
+    at_BK, score_BK = torch.full((len(ROWS), 2), -1), torch.ones(len(ROWS), 2)
+    for place, (at, score) in (violates or {}).items():
+        at_BK[place], score_BK[place] = at, score
+    return Batch(
+        ids_BT, mask_BT, learned_BT, output_BT, held_BT, sampled_B, tilted_B, torch.zeros(len(ROWS)), at_BK, score_BK
+    )
 
 
 @pytest.fixture
@@ -109,7 +121,7 @@ def _twin(
             for t in range(len(tokens) - 1):
                 if batch.held_BT[b, t]:
                     weighed = weighed + rows.reference_B[b] * (kept[t].exp() * (kept[t] - log_p[t])).sum()
-        for constraint in CONSTRAINTS:
+        for k, constraint in enumerate(CONSTRAINTS):
             if not rows.acts_B[constraint.name][b]:
                 continue
             nado = guidance.nados[constraint.name]
@@ -119,6 +131,8 @@ def _twin(
                 r_T = state.value_BT[0].sigmoid()
                 r_next_TV = nado.next_logits(state.value_BT[0], state.key_BTR[0]).sigmoid()
             for t in range(prompt - 1, len(tokens) - 1):
+                if t - (prompt - 1) == int(batch.violates_at_BK[b, k]):
+                    r_next_TV[t, tokens[t + 1]] = batch.score_BK[b, k].clamp(min=PROBABILITY_FLOOR)
                 w_V = _tilt(r_next_TV[t], r_T[prompt - 1], constraint.target)
                 w_prefix = _tilt(r_T[t], r_T[prompt - 1], constraint.target)
                 token_weight[t] *= (w_V[tokens[t + 1]] / w_prefix).clamp(max=1.0)
@@ -149,6 +163,8 @@ BATCHES = {
     "corpus": _batch(),
     "a row left out": _batch(left_out=(0,)),
     "violating rows tilted": _batch(tilted=(0, 1)),
+    "violations known": _batch(tilted=(0, 2), violates={(0, 0): (1, 0.0), (0, 1): (0, 0.1), (2, 0): (3, 0.0)}),
+    "violations known of samples": _batch(sampled=2, violates={(0, 0): (3, 0.0), (2, 0): (2, 0.0), (2, 1): (1, 0.2)}),
     "samples alone are held": _batch(sampled=2, held="samples"),
     "both are held": _batch(sampled=2),
     "samples of a truncated policy": dataclasses.replace(
@@ -298,6 +314,17 @@ def test_the_first_output_token_and_the_end_of_sequence_are_held(
         held_BT = batch.held_BT.clone()
         held_BT[b, t] = False
         assert (_sums(tiny_model, dataclasses.replace(batch, held_BT=held_BT), guidance)[2] < whole).all()
+
+
+def test_the_token_that_is_known_to_violate_is_not_learned(tiny_model: LlamaForCausalLM, guidance: Guidance) -> None:
+    """Whatever NADO thinks of it."""
+    known = _batch(tilted=(0, 1), left_out=(1,), violates={(0, 0): (2, 0.0)})
+    learned_BT = known.learned_BT.clone()
+    learned_BT[0, 3] = False  # the position that predicts the third output token
+    without = dataclasses.replace(known, learned_BT=learned_BT)
+    assert torch.equal(_sums(tiny_model, known, guidance)[0], _sums(tiny_model, without, guidance)[0])
+    unknown = dataclasses.replace(known, violates_at_BK=torch.full_like(known.violates_at_BK, -1))
+    assert _sums(tiny_model, unknown, guidance)[0] > _sums(tiny_model, known, guidance)[0] + 1e-3
 
 
 def test_what_stands_in_the_padding_changes_nothing(tiny_model: LlamaForCausalLM, guidance: Guidance) -> None:

@@ -6,21 +6,26 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from adhere.data.collation import ConstrainedCollator
+from adhere.guidance.constraint import Constraint
+from adhere.oracles.rules import RegexOracle
 from adhere.records import LabelledSample, Sample, Verdict
 from adhere.training.sample_rows import SampleRows, join
 
 OUTPUTS = [((1, 2), (3, 4, 31), 0.0), ((5,), (6,), -0.5), ((7, 8, 9), (1, 2, 3, 4), 0.25), ((2,), (), 0.0)]
 
+VERDICTS = [Verdict(0.0, (1.0, 1.0, 0.0, 0.0)), Verdict(1.0), Verdict(0.0), Verdict(1.0)]
+CONSTRAINT = Constraint(RegexOracle("a"), name="c")
+
 
 def _samples() -> list[LabelledSample]:
     return [
-        LabelledSample(Sample(i, 0, "p", "o", prompt, output, True, -1.0, importance), {"c": Verdict(1.0)})
+        LabelledSample(Sample(i, 0, "p", "o", prompt, output, True, -1.0, importance), {"c": VERDICTS[i]})
         for i, (prompt, output, importance) in enumerate(OUTPUTS)
     ]
 
 
 def test_a_sample_is_held_at_its_output_and_learned_nowhere(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
-    batch = SampleRows(_samples(), tiny_tokenizer).batch(10, seed=0, number=0)
+    batch = SampleRows(_samples(), [CONSTRAINT], tiny_tokenizer).batch(10, seed=0, number=0)
     assert len(batch["row"]) == 3  # an output without tokens has nothing to hold
     assert (batch["labels"] == -100).all() and (batch["row"] == -1).all()
     known = {prompt + output: (len(prompt), importance) for prompt, output, importance in OUTPUTS}
@@ -30,10 +35,14 @@ def test_a_sample_is_held_at_its_output_and_learned_nowhere(tiny_tokenizer: PreT
         expected = [prompt_length <= t < len(tokens) for t in range(batch["input_ids"].shape[1])]
         assert batch["output_mask"][b].tolist() == expected
         assert float(batch["log_importance"][b]) == importance
+    # The oracle said where the first one violates; of the third it said only that it does.
+    at = {tuple(ids[: len(OUTPUTS[0][0])].tolist()): b for b, ids in enumerate(batch["input_ids"])}
+    assert sorted(batch["violates_at"].flatten().tolist()) == [-1, -1, 1]
+    assert float(batch["score"][at[OUTPUTS[0][0]]]) == 0.0 and int(batch["violates_at"][at[OUTPUTS[0][0]]]) == 1
 
 
 def test_what_is_drawn_depends_on_seed_and_number_alone(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
-    rows = SampleRows(_samples(), tiny_tokenizer)
+    rows = SampleRows(_samples(), [CONSTRAINT], tiny_tokenizer)
 
     def drawn(seed: int, number: int) -> list[list[int]]:
         return rows.batch(2, seed, number)["input_ids"].tolist()
@@ -49,8 +58,8 @@ def test_what_is_drawn_depends_on_seed_and_number_alone(tiny_tokenizer: PreTrain
 def test_two_batches_are_joined_at_the_longer_ones_width(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     collate = ConstrainedCollator(tiny_tokenizer)
     corpus = collate([{"input_ids": [1, 2], "prompt_length": 1, "learn_prompt": False, "row": 4}])
-    corpus["log_importance"] = torch.zeros(1)
-    samples = SampleRows(_samples(), tiny_tokenizer).batch(3, 0, 0)
+    corpus |= {"log_importance": torch.zeros(1), "violates_at": torch.tensor([[5]]), "score": torch.tensor([[0.5]])}
+    samples = SampleRows(_samples(), [CONSTRAINT], tiny_tokenizer).batch(3, 0, 0)
     for first, second in ((corpus, samples), (samples, corpus)):
         joined = join(first, second, pad_token=9)
         width = samples["input_ids"].shape[1]

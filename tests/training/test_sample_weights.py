@@ -26,9 +26,10 @@ from adhere.training.trainer import ConstrainedTrainer
 
 CONSTRAINT = Constraint(RegexOracle("a"), name="c")
 OUTPUTS = [((1, 2), (3, 4, 31), 0.0), ((5,), (6, 9), -0.5), ((7, 8, 9), (1, 2, 3, 4), 0.25), ((2,), (30, 8), 0.6)]
+VERDICTS = [Verdict(1.0), Verdict(1.0), Verdict(0.25, (1.0, 1.0, 1.0, 0.25, 0.25)), Verdict(0.0)]
 SAMPLES = [
-    LabelledSample(Sample(i, 0, "p", "o", prompt, output, True, -1.0, importance), {"c": Verdict(1.0)})
-    for i, (prompt, output, importance) in enumerate(OUTPUTS)
+    LabelledSample(Sample(i, 0, "p", "o", prompt, output, True, -1.0, importance), {"c": verdict})
+    for i, ((prompt, output, importance), verdict) in enumerate(zip(OUTPUTS, VERDICTS, strict=True))
 ]
 
 
@@ -49,13 +50,14 @@ def test_a_sampled_prefix_weighs_the_same_however_the_samples_are_cut_into_batch
     guidance, reference = _guidance(tiny_model, shape), FrozenModel(tiny_model, torch.float32)
 
     def sums(samples: list[LabelledSample], log_means: dict[str, torch.Tensor] | None) -> LossSums:
-        rows = SampleRows(samples, tiny_tokenizer).batch(9, 0, 0)
+        rows = SampleRows(samples, [CONSTRAINT], tiny_tokenizer).batch(9, 0, 0)
         ids_BT, mask_BT = rows["input_ids"], rows["attention_mask"]
         output_BT = torch.nn.functional.pad(rows["output_mask"][:, 1:], (0, 1))
         none_B = torch.zeros(len(ids_BT), dtype=torch.bool)
         batch = Batch(
-            ids_BT, mask_BT, torch.zeros_like(output_BT), output_BT, output_BT, ~none_B, none_B, rows["log_importance"]
-        )
+            ids_BT, mask_BT, torch.zeros_like(output_BT), output_BT, output_BT, ~none_B, none_B, rows["log_importance"],
+            rows["violates_at"], rows["score"],
+        )  # fmt: skip
         features_BTD = hidden_states(tiny_model, ids_BT, mask_BT)
         logits_BTV = tiny_model(ids_BT, attention_mask=mask_BT).logits
         return loss_sums(
@@ -63,7 +65,7 @@ def test_a_sampled_prefix_weighs_the_same_however_the_samples_are_cut_into_batch
         )
 
     with torch.no_grad():
-        log_means = SampleRows(SAMPLES, tiny_tokenizer).log_means(guidance, [CONSTRAINT], reference, batch_size=3)
+        log_means = SampleRows(SAMPLES, [CONSTRAINT], tiny_tokenizer).log_means(guidance, reference, batch_size=3)
         whole = float(sums(SAMPLES, None).kl["c"])
         apart = [float(sums([sample], log_means).kl["c"]) for sample in SAMPLES]
         alone = [float(sums([sample], None).kl["c"]) for sample in SAMPLES]
@@ -74,8 +76,8 @@ def test_a_sampled_prefix_weighs_the_same_however_the_samples_are_cut_into_batch
 def test_samples_without_output_have_no_mean(
     tiny_model: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    rows = SampleRows([], tiny_tokenizer)
-    assert rows.log_means(_guidance(tiny_model, "own"), [CONSTRAINT], FrozenModel(tiny_model)) == {}
+    rows = SampleRows([], [CONSTRAINT], tiny_tokenizer)
+    assert rows.log_means(_guidance(tiny_model, "own"), FrozenModel(tiny_model)) == {}
 
 
 def test_the_trainer_divides_by_the_mean_over_the_iterations_samples(

@@ -10,9 +10,15 @@ class FitConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    epochs: int = Field(4, ge=1, description="passes over the labelled sequences; the best by held-out loss is kept")
+    epochs: int = Field(8, ge=1, description="passes over the labelled sequences; the best by held-out loss is kept")
     learning_rate: float = Field(1e-3, gt=0.0, description="peak learning rate of AdamW")
     weight_decay: float = Field(0.01, ge=0.0, description="weight decay of AdamW")
+    averaging: float = Field(
+        0.97,
+        ge=0.0,
+        lt=1.0,
+        description="decay a step of the moving average of the weights that is kept; 0: no average",
+    )
     batch_size: int = Field(32, ge=1, description="sequences a step")
     td_lambda: float = Field(
         0.9,
@@ -24,7 +30,7 @@ class FitConfig(BaseModel):
     consistency_positions: int = Field(
         768, ge=0, description="positions an iteration where forward consistency is asked; 4·V bytes each"
     )
-    corpus_rows: int = Field(512, ge=0, description="labelled corpus rows that are fitted beside the samples")
+    corpus_rows: int = Field(1024, ge=0, description="labelled corpus rows that are fitted beside the samples")
     held_out: float = Field(0.1, gt=0.0, lt=0.5, description="share of the sequences kept to stop early and to report")
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from adhere.errors import GuidanceError
 from adhere.functional.nado import forward_consistency, oracle_likelihood, td_targets
+from adhere.guidance.average import WeightAverage
 from adhere.guidance.config import FitConfig
 from adhere.guidance.evidence import ReadEvidence, pad, with_verdict
 from adhere.guidance.quality import fit_quality
@@ -45,6 +46,8 @@ def fit(
 ) -> FitResult:
     """Fit one constraint's NADO, going on from the weights and the optimiser it has.
 
+    What is kept is a moving average of the weights, as it stood after the epoch that is best on the held-out share.
+
     Raises:
         GuidanceError: all labels are equal, so there is nothing to tell apart.
     """
@@ -64,6 +67,7 @@ def fit(
     total = steps_a_epoch * config.epochs
     best_loss, best = _held_out_loss(nado, held_out, constraint, config), copy.deepcopy(nado.state_dict())
     start_loss, best_epoch, step = best_loss, 0, 0
+    average = WeightAverage(nado, config.averaging)
     for epoch in range(1, config.epochs + 1):
         nado.train()
         order = torch.randperm(len(train), generator=generator).tolist()
@@ -75,12 +79,14 @@ def fit(
             loss.backward()
             torch.nn.utils.clip_grad_norm_(nado.parameters(), 1.0)
             optimizer.step()
+            average.update()
             step += 1
             if progress is not None:
                 progress(step, total)
-        held_out_loss = _held_out_loss(nado, held_out, constraint, config)
-        if held_out_loss < best_loss:
-            best_loss, best, best_epoch = held_out_loss, copy.deepcopy(nado.state_dict()), epoch
+        with average.lent():
+            held_out_loss = _held_out_loss(nado, held_out, constraint, config)
+            if held_out_loss < best_loss:
+                best_loss, best, best_epoch = held_out_loss, copy.deepcopy(nado.state_dict()), epoch
     nado.load_state_dict(best)
     of_policy = _of_policy(held_out, constraint)
     quality = fit_quality(*_predictions(nado, of_policy, constraint, config))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from adhere.functional.nado import violated_from
 from adhere.guidance.constraint import Constraint
 from adhere.oracles.again import judge_again
 from adhere.oracles.base import Oracle, judge, violates
@@ -48,6 +51,29 @@ def label(
     return labelled
 
 
+def violations(verdicts: Sequence[Mapping[str, Verdict]], constraints: Sequence[Constraint]) -> tuple[Tensor, Tensor]:
+    """Which token makes an output violate for good, and the output's score.
+
+    Known only of outputs that violate a prefix-closed oracle.
+
+    Args:
+        verdicts: of B outputs, by constraint.
+        constraints: K of them, in the order of the columns.
+
+    Returns:
+        the place of that token in the output, −1 where it is not known (or violates without any), long [B, K]; the
+        score, 1 where the token is not known, float [B, K].
+    """
+    at_BK, score_BK = torch.full((len(verdicts), len(constraints)), -1), torch.ones(len(verdicts), len(constraints))
+    for row, said in enumerate(verdicts):
+        for number, constraint in enumerate(constraints):
+            verdict = said.get(constraint.name)
+            if verdict is not None and verdict.score is not None and verdict.prefix_scores is not None:
+                at_BK[row, number] = violated_from(verdict.prefix_scores) - 1
+                score_BK[row, number] = verdict.score
+    return at_BK, score_BK
+
+
 def _prefix_scores(
     oracle: Oracle,
     tokenizer: PreTrainedTokenizerBase,
@@ -66,7 +92,9 @@ def _prefix_scores(
         if score is None or score >= 0.5:
             texts.append(None)
             continue
-        prefixes = tokenizer.batch_decode([list(ids[:end]) for end in range(len(ids))], skip_special_tokens=True)
+        prefixes = tokenizer.batch_decode(
+            [list(ids[:end]) for end in range(len(ids))], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         keys = [(prompt if oracle.judges_prompt else "", prefix) for prefix in prefixes]
         asked.update(dict.fromkeys(keys))
         texts.append(keys)

@@ -1,6 +1,6 @@
 """A collated batch made ready for the loss: what each position and each row is, with sampled rows joined to it.
 
-B batch · T time
+B batch · T time · K constraints
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from adhere.training.config import ConstrainedConfig
 from adhere.training.domains import Domains
 from adhere.training.sample_rows import SampleRows, join
 
-BATCH_KEYS = ("input_ids", "attention_mask", "learned", "output", "held", "sampled", "tilted", "log_importance")
+BATCH_KEYS = ("input_ids", "attention_mask", "learned", "output", "held", "sampled", "tilted", "log_importance",
+              "violates_at", "score")  # fmt: skip
 """What a completed batch holds beside `domain`: the fields of `loss.Batch`, in order."""
 
 
@@ -25,6 +26,7 @@ def complete(
     config: ConstrainedConfig,
     domains: Domains,
     violating: Tensor,
+    known: tuple[Tensor, Tensor],
     sample_rows: SampleRows | None,
     pad_token: int,
 ) -> dict[str, Tensor]:
@@ -36,12 +38,14 @@ def complete(
         config: positions, and what is done with violating rows.
         domains: of the run's rows and prompts.
         violating: numbers of the corpus rows that violate.
+        known: of the batch's rows, which token violates, and the score (`CorpusLabels.violations`).
         sample_rows: samples to draw from; None where only the corpus is held.
         pad_token: what shorter rows are filled with.
     """
     corpus_rows, device = len(batch["row"]), batch["row"].device
     domain_B = domains.of_rows(batch["row"])
     rows = {**batch, "log_importance": torch.zeros(corpus_rows, device=device), "domain": domain_B}
+    rows |= {"violates_at": known[0].to(device), "score": known[1].to(device)}
     if sample_rows is not None:
         rows = join(rows, sample_rows.batch(corpus_rows, config.seed, number), pad_token)
     learned_BT = torch.zeros_like(rows["labels"], dtype=torch.bool)
@@ -61,6 +65,8 @@ def complete(
         "held": held_BT,
         "sampled": sampled_B,
         "log_importance": rows["log_importance"],
+        "violates_at": rows["violates_at"],
+        "score": rows["score"],
         "tilted": violating_B if config.violating_rows == "tilt" else torch.zeros_like(violating_B),
         "domain": rows["domain"],
     }

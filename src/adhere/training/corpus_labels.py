@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from adhere.costs import Ledger
 from adhere.files import append_whole, cut_torn_line, write_text_atomic
@@ -17,7 +18,7 @@ from adhere.guidance.config import RefreshConfig
 from adhere.guidance.constraint import Constraint
 from adhere.guidance.evidence import Evidence
 from adhere.guidance.guidance import generator_for
-from adhere.guidance.labels import label
+from adhere.guidance.labels import label, violations
 from adhere.guidance.missing import found_later, require_verdicts
 from adhere.oracles.base import violates
 from adhere.records import Verdict
@@ -86,6 +87,14 @@ class CorpusLabels:
         """What every constraint says of every row, by the row's number (`row`)."""
         self._label(range(len(self._rows)))
         return {number: self._verdicts[number] for number in self._numbers}
+
+    def violations(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Which token makes each row violate, and its score, as far as the rows are labelled (`labels.violations`).
+
+        Args:
+            numbers: of the rows (`row`).
+        """
+        return violations([self._verdicts.get(number, {}) for number in numbers], self._constraints)
 
     def evidence(self, count: int, seed: int) -> list[Evidence]:
         """`count` rows in a seeded order, as sequences for NADO."""

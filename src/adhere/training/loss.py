@@ -3,7 +3,8 @@
 Each row may count otherwise (`RowWeights`: λ_k and the weight of L_LLM by domain), and some may be held to the reference
 model instead: + μ · KL(reference ‖ p).
 
-B batch · T time · V vocabulary · D width of the language model · N output positions of the batch, taken together
+B batch · T time · V vocabulary · D width of the language model · K constraints
+N output positions of the batch, taken together
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class Batch:
     sampled_B: Tensor  # bool
     tilted_B: Tensor  # bool: rows whose corpus loss is weighed by the tilt
     log_importance_B: Tensor  # of sampled rows that were not drawn from the policy as it is (temperature, top-p, top-k)
+    violates_at_BK: Tensor  # by constraint: which output token is known to make the row violate
+    score_BK: Tensor  # by constraint: the row's score, which is R once that token is written
 
     @property
     def next_BT(self) -> Tensor:
@@ -94,10 +97,10 @@ def loss_sums(
     sums = LossSums(logits_BTV.new_zeros(()), logits_BTV.new_zeros((), dtype=torch.float32))
     sums.by_domain = by_domain = DomainSums(rows)
     by_domain.add("held", domain_N, held_N)
-    for constraint in constraints:
+    for number, constraint in enumerate(constraints):
         nado, acts_N = guidance.nados[constraint.name], rows.acts_B[constraint.name][row_N]
         with torch.no_grad():
-            log_w_NV, log_w_prefix_N = _log_w(nado, constraint, batch, features_BTD)
+            log_w_NV, log_w_prefix_N = _log_w(nado, constraint, number, batch, features_BTD)
             tilt_N += acts_N * (log_w_NV.gather(1, next_N[:, None]).squeeze(1) - log_w_prefix_N).clamp_max(0.0)
             weight_N = _position_weights(
                 batch, held_N & acts_N, log_w_prefix_N, prefix_weight_clip, (log_means or {}).get(constraint.name)
@@ -140,8 +143,13 @@ def everywhere(constraints: Sequence[Constraint], like: Tensor) -> RowWeights:
     )
 
 
-def _log_w(nado: Nado, constraint: Constraint, batch: Batch, features_BTD: Tensor | None) -> tuple[Tensor, Tensor]:
-    """log W of every next token [N, V] and of the prefix itself [N], at the output positions."""
+def _log_w(
+    nado: Nado, constraint: Constraint, number: int, batch: Batch, features_BTD: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """log W of every next token [N, V] and of the prefix itself [N], at the output positions.
+
+    At the token that is known to violate R is the row's score, whatever NADO says of it.
+    """
     features = batch.input_ids_BT if nado.reads_tokens else features_BTD
     assert features is not None
     state = nado(features, batch.attention_mask_BT)
@@ -150,6 +158,9 @@ def _log_w(nado: Nado, constraint: Constraint, batch: Batch, features_BTD: Tenso
     row_N = batch.output_BT.nonzero()[:, 0]
     value_N, key_NR = state.value_BT[batch.output_BT], state.key_BTR[batch.output_BT]
     log_r_NV = logsigmoid(nado.next_logits(value_N, key_NR))
+    token_N = (batch.output_BT.cumsum(1) - 1)[batch.output_BT]  # which token of the output comes next
+    known_N = token_N == batch.violates_at_BK[row_N, number]
+    log_r_NV[known_N, batch.next_BT[batch.output_BT][known_N]] = batch.score_BK[row_N, number].log()[known_N]
     log_w_NV = log_tilt(log_r_NV, satisfaction_B[row_N], constraint.tilt_target)
     return log_w_NV, log_tilt(logsigmoid(value_N), satisfaction_B[row_N], constraint.tilt_target)
 

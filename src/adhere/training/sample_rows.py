@@ -14,6 +14,7 @@ from adhere.functional.prefixes import log_mean_weight
 from adhere.functional.target import log_tilt
 from adhere.guidance.constraint import Constraint
 from adhere.guidance.guidance import Guidance, generator_for
+from adhere.guidance.labels import violations
 from adhere.models.frozen import FrozenModel, frozen_pass
 from adhere.records import LabelledSample, Sample
 from adhere.training.domains import Domains
@@ -23,13 +24,19 @@ class SampleRows:
     """Draws labelled samples of an iteration, by a seed and a number, and joins them to a batch of corpus rows.
 
     Args:
+        samples: of the iteration, with their verdicts.
+        constraints: of the run, in its order.
         domains: which constraints count at a sample: those of the domain of its prompt; all everywhere without it.
     """
 
     def __init__(
-        self, samples: Sequence[LabelledSample], tokenizer: PreTrainedTokenizerBase, domains: Domains | None = None
+        self,
+        samples: Sequence[LabelledSample],
+        constraints: Sequence[Constraint],
+        tokenizer: PreTrainedTokenizerBase,
+        domains: Domains | None = None,
     ) -> None:
-        self._domains = domains
+        self._constraints, self._domains = constraints, domains
         self._samples = [s for s in samples if s.sample.output_ids]
         self._collate = ConstrainedCollator(tokenizer)
 
@@ -38,6 +45,7 @@ class SampleRows:
         order = torch.randperm(len(self._samples), generator=generator_for(seed, number, 53)).tolist()[:count]
         drawn = [self._samples[i].sample for i in order]
         batch = self._collated(drawn)
+        batch["violates_at"], batch["score"] = violations([self._samples[i].verdicts for i in order], self._constraints)
         batch["labels"] = torch.full_like(batch["labels"], IGNORED)
         batch["log_importance"] = torch.tensor([sample.log_importance for sample in drawn])
         if self._domains is not None:
@@ -45,12 +53,10 @@ class SampleRows:
         return batch
 
     @torch.no_grad()
-    def log_means(
-        self, guidance: Guidance, constraints: Sequence[Constraint], reference: FrozenModel, batch_size: int = 32
-    ) -> dict[str, Tensor]:
+    def log_means(self, guidance: Guidance, reference: FrozenModel, batch_size: int = 32) -> dict[str, Tensor]:
         """By constraint, the log of the mean weight of a sampled prefix over all samples (`prefixes.log_mean_weight`)."""
         samples = sorted((item.sample for item in self._samples), key=lambda s: len(s.prompt_ids) + len(s.output_ids))
-        log_weights: dict[str, list[Tensor]] = {constraint.name: [] for constraint in constraints}
+        log_weights: dict[str, list[Tensor]] = {constraint.name: [] for constraint in self._constraints}
         for start in range(0, len(samples), batch_size):
             part = samples[start : start + batch_size]
             with reference.lent() as model:
@@ -61,7 +67,7 @@ class SampleRows:
             features_BTD = None
             if not guidance.reads_tokens:
                 features_BTD, _ = frozen_pass(reference, tokens_BT, mask_BT, True, logits=False)
-            for constraint in constraints:
+            for constraint in self._constraints:
                 nado = guidance.nados[constraint.name]
                 features = tokens_BT if nado.reads_tokens or features_BTD is None else features_BTD
                 value_BT = nado(features, mask_BT).value_BT
@@ -93,7 +99,14 @@ class SampleRows:
 
 def join(first: Mapping[str, Tensor], second: Mapping[str, Tensor], pad_token: int) -> dict[str, Tensor]:
     """One batch of two, padded on the right to the longer one."""
-    fill = {"input_ids": pad_token, "attention_mask": 0, "labels": -100, "output_mask": 0}
+    fill = {
+        "input_ids": pad_token,
+        "attention_mask": 0,
+        "labels": -100,
+        "output_mask": 0,
+        "violates_at": 0,
+        "score": 0,
+    }
     joined = {}
     for key in first:
         one, two = first[key], second[key].to(first[key].device)

@@ -212,8 +212,8 @@ class ConstrainedTrainer(EndsAtLastStep):
         self.guidance = guidance
         samples = self.progress.guidance(self, guidance)
         if self.config.positions != "corpus":
-            self._sample_rows = SampleRows(samples, self.tokenizer, self.domains)
-            self._log_means = self._sample_rows.log_means(guidance, self.constraints, self.reference)
+            self._sample_rows = SampleRows(samples, self.constraints, self.tokenizer, self.domains)
+            self._log_means = self._sample_rows.log_means(guidance, self.reference)
         if self.config.anchor == "iteration":
             self._anchor = iteration_anchor(policy, guidance, self.state.global_step, self.run_folder)
 
@@ -224,9 +224,11 @@ class ConstrainedTrainer(EndsAtLastStep):
     # ---- loss -------------------------------------------------------------------------------------------------------
 
     def _complete(self, batch: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
+        known = self.corpus_labels.violations(batch["row"].tolist())
         return complete(
-            batch, number, self.config, self.domains, self._violating, self._sample_rows, self.tokenizer.pad_token_id
-        )
+            batch, number, self.config, self.domains, self._violating, known, self._sample_rows,
+            self.tokenizer.pad_token_id,
+        )  # fmt: skip
 
     def compute_loss(
         self,
