@@ -52,8 +52,8 @@ VARIANTS = (
     SHIPPED,
     Variant("violating_rows", "learn", ("guidance.violating_rows=learn",)),
     Variant("violating_rows", "leave", ("guidance.violating_rows=leave",)),
-    Variant("weight", "λ = 1", ("constraints.0.weight=1",)),
-    Variant("weight", "λ = 6", ("constraints.0.weight=6",)),
+    Variant("weight", "λ = 0.75", ("constraints.0.weight=0.75",)),
+    Variant("weight", "λ = 3", ("constraints.0.weight=3",)),
     Variant("anchor", "iteration", ("guidance.anchor=iteration",)),
     Variant("anchor", "reference", ("guidance.anchor=reference",)),
     Variant("positions", "samples", ("guidance.positions=samples",)),
@@ -63,6 +63,7 @@ VARIANTS = (
     Variant("samples", "128 an iteration", ("guidance.samples=128",)),
     Variant("samples", "512 an iteration", ("guidance.samples=512",)),
     Variant("nado shape", "own small transformer", ("nado.shape=own",)),
+    Variant("nado averaging", "none", ("nado_fit.averaging=0",)),
     Variant("nado learning rate", "3e-4", ("nado_fit.learning_rate=3e-4",)),
     Variant("nado learning rate", "3e-3", ("nado_fit.learning_rate=3e-3",)),
 )
