@@ -34,8 +34,7 @@ class Prompts:
 
     def satisfaction(self, policies):
         each = [
-            w.satisfaction(p.log_softmax(-1), s)[0]
-            for w, p, s in zip(self.worlds, policies, self.scores, strict=True)
+            w.satisfaction(p.log_softmax(-1), s)[0] for w, p, s in zip(self.worlds, policies, self.scores, strict=True)
         ]
         return torch.stack(each)
 
