@@ -14,7 +14,20 @@ from typer.testing import CliRunner
 from adhere import __version__
 from adhere.cli.main import app
 
-COMMANDS = ["demo", "check", "train", "sample", "label", "evaluate", "compare", "sweep", "report", "doctor", "joint", "schema"]
+COMMANDS = [
+    "demo",
+    "check",
+    "train",
+    "sample",
+    "label",
+    "evaluate",
+    "compare",
+    "sweep",
+    "report",
+    "doctor",
+    "joint",
+    "schema",
+]
 HEAVY = ("torch", "transformers", "datasets", "sklearn", "scipy", "numpy", "plotly")
 ALL_HELP = f"""
 import sys

@@ -26,7 +26,7 @@ STEPS = {"max_steps": 6, "measure_every": 1, "measure_samples": 8}  # iterations
 
 
 def _dual(target: float = 0.9, **settings: Any) -> Constraint:
-    return Constraint(RegexOracle("z"), target, name="no z", multiplier="dual", **settings)
+    return Constraint(RegexOracle("z"), target, weight=2.0, name="no z", multiplier="dual", **settings)
 
 
 def _events(trainer: ConstrainedTrainer, name: str) -> list[dict[str, Any]]:
@@ -114,7 +114,10 @@ def test_measuring_changes_nothing_that_training_draws(make_trainer: MakeTrainer
     """The same λ throughout: the measured run ends with the weights of the other."""
     still = {"lowest": 2.0 * (1 - 1e-12), "highest": 2.0 * (1 + 1e-12)}
     weights = []
-    for name, constraint in (("fixed", Constraint(RegexOracle("z"), name="no z")), ("dual", _dual(dual=still))):
+    for name, constraint in (
+        ("fixed", Constraint(RegexOracle("z"), weight=2.0, name="no z")),
+        ("dual", _dual(dual=still)),
+    ):
         trainer = make_trainer(constraints=[constraint], **STEPS, output_dir=str(tmp_path / name))
         trainer.train()
         assert trainer.model is not None

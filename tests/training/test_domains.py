@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def mixed() -> Rows:
 
 @pytest.fixture
 def constraints(no_z: Constraint) -> list[Constraint]:
-    return [no_z, Constraint(LengthOracle(maximum=1), target=0.9, weight=1.5, name="short")]
+    return [replace(no_z, weight=2.5), Constraint(LengthOracle(maximum=1), target=0.9, weight=1.5, name="short")]
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_every_row_gets_the_weights_of_its_domain_and_every_sample_those_of_its_
     for iteration in (0, 1):
         for sample in SampleStore(trainer.run_folder).samples(iteration):
             text_domain[sample.prompt + sample.output] = sample.domain
-    expected = {"chat": (0.5, 0.0, 3.0, None), "news": (0.0, 1.5, None, None), "default": (1.0, 0.0, 2.0, 1.5)}
+    expected = {"chat": (0.5, 0.0, 3.0, None), "news": (0.0, 1.5, None, None), "default": (1.0, 0.0, 2.5, 1.5)}
     found = set()
     for given, _ in seen:
         rows: RowWeights = given["rows"]
@@ -191,13 +192,13 @@ def test_a_row_violates_by_the_constraints_of_its_own_domain(
 
 
 def test_rows_without_a_domain_are_of_the_default_one_and_may_be_set_too(
-    make_trainer: MakeTrainer, corpus: Rows
+    make_trainer: MakeTrainer, no_z: Constraint
 ) -> None:
-    trainer = make_trainer(domains={"default": {"loss_weight": 0.25}})
+    trainer = make_trainer(constraints=[replace(no_z, weight=2.5)], domains={"default": {"loss_weight": 0.25}})
     assert trainer.domains.names == ["default"]
     weights = trainer.domains.weights(trainer.domains.of_rows(torch.tensor([0, 5])), {"no z": 2.0})
     assert weights.corpus_B.tolist() == [0.25, 0.25]
-    assert weights.multiplier_B["no z"].tolist() == [4.0, 4.0]  # an adaptive λ moves that of every domain
+    assert weights.multiplier_B["no z"].tolist() == [5.0, 5.0]  # an adaptive λ moves that of every domain
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def _path(shares: list[float], n: float = 256, target: float = 0.95, dual: DualC
 
 
 def _constraint(**settings: object) -> Constraint:
-    return Constraint(RegexOracle("z"), name="no z", **{"multiplier": "dual", "target": 0.9, **settings})  # type: ignore[arg-type]
+    return Constraint(RegexOracle("z"), name="no z", **{"multiplier": "dual", "target": 0.9, "weight": 2.0, **settings})  # type: ignore[arg-type]
 
 
 def test_it_rises_below_the_target_and_falls_above_it() -> None:
