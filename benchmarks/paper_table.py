@@ -42,7 +42,7 @@ class Method:
     trains: bool = True
 
 
-# Every method has the demo's corpus and number of steps, and is otherwise set as well as we could (docs/results.md).
+# Every method has the demo's corpus and number of steps. The other settings are first guesses: none of them is tuned yet.
 CONSTRAINED = ("method=constrained",)
 ADAPTIVE = (
     "method=constrained",
