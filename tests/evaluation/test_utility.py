@@ -48,6 +48,12 @@ def test_accuracy_is_that_of_the_likeliest_choice(subject: Subject) -> None:
     assert sum(item["acc"] for item in result.items) == result.find("accuracy_plain").value * 12
 
 
+def test_an_answer_longer_than_the_models_context_is_refused_by_name(subject: Subject) -> None:
+    rows = [{"question": "How?", "choices": ["so", "by walking " * 50], "label": 0}]
+    with pytest.raises(ModelError, match=r"piqa: the answer 'by walking .* has \d+ tokens, .* context is 51[12]"):
+        utility_suite(subject, load_tasks({"piqa": rows}), None, 0, _silent)
+
+
 def test_winogrande_compares_one_continuation_after_two_contexts(subject: Subject) -> None:
     result = utility_suite(subject, load_tasks({"winogrande": WINO}), None, 0, _silent)
     right = 0

@@ -95,7 +95,7 @@ def utility_suite(
         choice), also by plain `acc` where that is another, and the mean over the commonsense sets where all are there.
 
     Raises:
-        ModelError: the model's likelihoods are not numbers.
+        ModelError: the model's likelihoods are not numbers, or an answer is longer than its context.
     """
     from lm_eval import evaluate
 
@@ -177,6 +177,15 @@ def _harness_model(subject: Subject, task: str, told: Progress) -> Any:
                 found.update(zip(places, part, strict=True))
                 told(f"{task} {subject.name}", len(found), len(order), "answers")
             return [found[place] for place in range(len(requests))]
+
+        def _loglikelihood_tokens(self, requests: list[Any], *rest: Any, **how: Any) -> list[tuple[float, bool]]:
+            (_, answer), _, longest = max(requests, key=lambda request: len(request[2]))
+            if len(longest) > self.max_length:
+                raise ModelError(
+                    f"{task}: the answer {answer.strip()[:40]!r}… has {len(longest)} tokens, and the model's context is "
+                    f"{self.max_length}: leave {task} out (--data names the sets), or evaluate a model that can read it"
+                )
+            return super()._loglikelihood_tokens(requests, *rest, **how)  # type: ignore[no-any-return]
 
     with _quiet():
         return Reporting(
