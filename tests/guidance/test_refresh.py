@@ -213,6 +213,31 @@ def test_the_first_fit_with_labels_all_alike_is_refused(
     assert len(make_refresher(constraints=[never]).labelled(0)) == 12  # the samples are there to be looked at
 
 
+def test_one_of_several_rules_that_nothing_breaks_says_nothing_until_something_does(
+    make_refresher: Callable[..., Refresher], tiny_model: LlamaForCausalLM, told: list[Any]
+) -> None:
+    idle = Constraint(RegexOracle("!{9}"), name="nothing violates")
+    refresher = make_refresher(constraints=[Constraint(Sometimes(until=99)), idle], corpus=[])
+    first = refresher.run(FIRST, tiny_model)
+    assert next(numbers for event, numbers in told if event == "idle")["constraint"] == idle.name
+    assert first.version.quality[idle.name] == {} != first.version.quality["sometimes"]
+    nado = first.nados[idle.name]
+    state = nado(torch.randn(1, 3, tiny_model.config.hidden_size), torch.ones(1, 3, dtype=torch.long))
+    logits_NV = nado.next_logits(state.value_BT[0], state.key_BTR[0])
+    assert logits_NV.min() == logits_NV.max() > 4  # the same for every token: q* is p
+    loaded = Guidance.load(refresher.guidance_folder(0), refresher.reference.embeddings_VD)
+    second = refresher.run(Request(1, 4, 4, loaded), tiny_model)  # also after a resume
+    assert second.version.quality[idle.name] == {}
+
+
+def test_a_rule_that_everything_breaks_is_refused_also_among_others(
+    make_refresher: Callable[..., Refresher], tiny_model: LlamaForCausalLM
+) -> None:
+    always = Constraint(RegexOracle("^", prefix_closed=False), name="all violate")
+    with pytest.raises(GuidanceError, match="all violate"):
+        make_refresher(constraints=[Constraint(Sometimes(until=99)), always], corpus=[]).run(FIRST, tiny_model)
+
+
 def test_a_later_fit_with_labels_all_alike_keeps_the_guidance_there_is_and_says_so(
     make_refresher: Callable[..., Refresher], tiny_model: LlamaForCausalLM, told: list[Any]
 ) -> None:

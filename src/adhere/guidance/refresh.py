@@ -22,14 +22,15 @@ from adhere.errors import GuidanceError, RunFolderError
 from adhere.functional.prefixes import effective_sample_size
 from adhere.guidance.config import FitConfig, RefreshConfig
 from adhere.guidance.constraint import Constraint
-from adhere.guidance.evidence import Evidence, evidence_of, read
+from adhere.guidance.evidence import Evidence, ReadEvidence, evidence_of, read
 from adhere.guidance.fit import fit
 from adhere.guidance.guidance import Guidance, generator_for
 from adhere.guidance.labels import label
 from adhere.guidance.missing import found_later, require_verdicts
 from adhere.models.frozen import FrozenModel
-from adhere.models.nado import build_nado
+from adhere.models.nado import Nado, build_nado
 from adhere.models.nado_config import NadoConfig
+from adhere.oracles.base import violates
 from adhere.oracles.spending import added, spending_of
 from adhere.records import GuidanceVersion, LabelledSample, Prompt, Sample
 from adhere.sampling.sampler import SamplingConfig, TransformersSampler
@@ -216,26 +217,38 @@ class Refresher:
             known=self.known,
         )
         self.report("read", {"sequences": len(ready)})
-        nados, optimizers, quality = {}, {}, {}
+        nados: dict[str, Nado] = {}
+        optimizers: dict[str, dict[str, Tensor]] = {}
+        quality: dict[str, dict[str, float]] = {}
+        idle: list[GuidanceError] = []
         for number, constraint in enumerate(self.constraints):
             name = constraint.name
             nado = build_nado(self.nado, self.reference.embeddings_VD, seed=self.seed * 101 + number)
             state = None
             if request.previous is not None:
                 nado.load_state_dict(request.previous.nados[name].state_dict())
-                state = request.previous.optimizers[name]
+                state = request.previous.optimizers.get(name) or None
             try:
                 with torch.enable_grad():
                     result = fit(nado, state, ready, name, self.fitting, generator)
             except GuidanceError as error:
                 if request.previous is None or state is None:
-                    raise
+                    if not _all_satisfy(ready, name):
+                        raise
+                    # One of several rules that nothing breaks: it says nothing yet (R is the same everywhere, so q* is p).
+                    idle.append(error)
+                    self.report("idle", {"constraint": name, "why": str(error)})
+                    nado.start_at(1.0)
+                    nados[name], optimizers[name], quality[name] = nado, {}, {}
+                    continue
                 self.report("kept", {"constraint": name, "why": str(error)})
                 nados[name], optimizers[name] = request.previous.nados[name], state
                 quality[name] = request.previous.version.quality[name]
                 continue
             nados[name], optimizers[name], quality[name] = result.nado, result.optimizer, result.quality
             self.report("fitted", {"constraint": name, **result.quality})
+        if len(idle) == len(self.constraints):
+            raise idle[0]
         version = GuidanceVersion(request.iteration, request.policy_step, quality)
         for nado in nados.values():
             nado.freeze()
@@ -266,3 +279,9 @@ class Refresher:
         }
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
         return {"policy_step": request.policy_step, "fingerprint": digest, "batches": batches}
+
+
+def _all_satisfy(items: Sequence[ReadEvidence], constraint: str) -> bool:
+    """True when there are verdicts, and not one of them is a violation."""
+    scores = [score for item in items if (score := item.evidence.verdicts[constraint].score) is not None]
+    return bool(scores) and not any(map(violates, scores))

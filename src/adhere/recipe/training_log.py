@@ -73,5 +73,9 @@ class EventsTold(ProgressLog):
             self._tell("reading samples and corpus", 0, 0)
         elif name == "read":
             self._tell("fitting guidance", 0, 0)
+        elif name == "idle":
+            self._tell(
+                f"constraint {numbers['constraint']}: nothing violates it so far, so it acts on nothing yet", 0, 0
+            )
         elif name == "fitted":
             self._tell("fitting guidance", 1, 1, f"AUC {numbers['auc']:.3f}")
