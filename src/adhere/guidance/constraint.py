@@ -84,7 +84,7 @@ class Constraint:
 
     oracle: Oracle
     target: float = 1.0
-    weight: float = 1.5
+    weight: float = 2.0
     name: str = ""
     multiplier: Multiplier = "fixed"
     dual: DualConfig = field(default_factory=DualConfig)

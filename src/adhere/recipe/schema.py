@@ -60,7 +60,7 @@ class ConstraintSection(BaseModel):
         "all outputs that is to satisfy it",
     )
     weight: float = Field(
-        1.5,
+        2.0,
         ge=0.0,
         allow_inf_nan=False,
         description="how hard the policy is held to it (λ); with multiplier dual, at first",
