@@ -53,7 +53,7 @@ VARIANTS = (
     Variant("violating_rows", "learn", ("guidance.violating_rows=learn",)),
     Variant("violating_rows", "leave", ("guidance.violating_rows=leave",)),
     Variant("weight", "λ = 1", ("constraints.0.weight=1",)),
-    Variant("weight", "λ = 2", ("constraints.0.weight=2",)),
+    Variant("weight", "λ = 1.5", ("constraints.0.weight=1.5",)),
     Variant("weight", "λ = 3", ("constraints.0.weight=3",)),
     Variant("anchor", "iteration", ("guidance.anchor=iteration",)),
     Variant("anchor", "reference", ("guidance.anchor=reference",)),
