@@ -46,7 +46,7 @@ def test_the_prompt_is_not_judged_unless_the_oracle_asks_for_it() -> None:
 
 
 def test_a_failure_to_judge_is_never_satisfied() -> None:
-    oracle = CallableOracle(lambda outputs: [None, 1.0])
+    oracle = CallableOracle(lambda outputs: [None if output == "a" else 1.0 for output in outputs])
     assert [verdict.score for verdict in verdicts(oracle, ["", ""], ["a", "b"])] == [None, 1.0]
     assert judge(oracle | oracle, ["", ""], ["a", "b"]) == [None, 1.0]
     assert judge(~oracle, ["", ""], ["a", "b"]) == [None, 0.0]

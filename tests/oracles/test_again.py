@@ -13,7 +13,7 @@ from adhere.oracles import CallableOracle, LengthOracle, Oracle, judge
 from adhere.oracles.again import judge_again
 from adhere.oracles.config import CallableConfig
 from adhere.oracles.spending import Spending, added, spending_of
-from adhere.recipe.sample import label_file
+from adhere.recipe.label import Labelled, label_file
 from adhere.records import Sample
 
 
@@ -64,7 +64,7 @@ def test_labelling_a_file_asks_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(CallableConfig, "build", lambda self: CallableOracle(forgetful, version="1"))
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"output": text}) + "\n" for text in "abc"), encoding="utf-8")
-    assert label_file(rows, CallableConfig(function="x:y"), tmp_path / "out.jsonl") == [1.0] * 3
+    assert label_file(rows, CallableConfig(function="x:y"), tmp_path / "out.jsonl") == Labelled(3, 3, 0)
     assert [json.loads(line)["score"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == [1.0] * 3
     assert ASKED == [3, 3]
 

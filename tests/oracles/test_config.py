@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -104,7 +105,12 @@ def test_what_only_building_can_find_is_one_of_our_errors(tmp_path: Path, monkey
 
 def test_a_classifier_section_reaches_the_oracle(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, object] = {}
-    monkeypatch.setattr("adhere.oracles.classifier.ClassifierOracle", lambda **arguments: seen.update(arguments))
+
+    def classifier(**arguments: object) -> SimpleNamespace:
+        seen.update(arguments)
+        return SimpleNamespace()
+
+    monkeypatch.setattr("adhere.oracles.classifier.ClassifierOracle", classifier)
     built({"kind": "classifier", "model": "some/model", "label": "rude", "batch_size": 4})
     assert "kind" not in seen
     assert "name" not in seen

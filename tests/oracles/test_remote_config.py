@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -145,7 +146,12 @@ def test_a_preset_says_what_is_left_out(
     section: dict[str, Any], expected: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, Any] = {}
-    monkeypatch.setattr("adhere.oracles.classifier.ClassifierOracle", lambda **given: seen.update(given))
+
+    def classifier(**given: Any) -> SimpleNamespace:
+        seen.update(given)
+        return SimpleNamespace()
+
+    monkeypatch.setattr("adhere.oracles.classifier.ClassifierOracle", classifier)
     config = ADAPTER.validate_python({"kind": "classifier", **section})
     build_oracle(config)
     build_oracle(ADAPTER.validate_python(config.model_dump()))  # as a run folder keeps it

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adhere.cli.interruption import stoppable
+from adhere.cli.group import CHECK_FAILED
+from adhere.cli.interruption import continuable
 from adhere.cli.progress import shown
-from adhere.cli.screen import say
+from adhere.cli.screen import complain, say
+
+if TYPE_CHECKING:
+    from adhere.recipe.label import Labelled
 
 
 def label(
@@ -34,25 +38,27 @@ def label(
     from adhere.cli.oracle_option import read_oracle
 
     judging = read_oracle(oracle, "--oracle")
-    with stoppable(context, out), shown() as progress:
+    with continuable(context, f"What was judged stands beside {out}."), shown() as progress:
         progress("loading the oracle", 0, 0, "")
-        from adhere.recipe.run import label_file
+        from adhere.recipe.label import label_file
 
-        scores = label_file(samples, judging, out, progress=progress)
-    say(_told(scores), f"Labels:  {out}")
+        counts = label_file(samples, judging, out, progress=progress)
+    say(_told(counts), f"Labels:  {out}")
+    if counts.trouble:
+        complain(f"Why verdicts were missing: {counts.trouble}")
+    if not counts.judged:
+        raise typer.Exit(CHECK_FAILED)
 
 
-def _told(scores: list[float | None]) -> str:
+def _told(counts: Labelled) -> str:
     from adhere.evaluation.intervals import wilson
-    from adhere.oracles.base import violates
     from adhere.report.tables import show
 
-    judged = [score for score in scores if score is not None]
-    missing = f"; {len(scores) - len(judged):,} got no verdict" if len(judged) < len(scores) else ""
-    if not judged:
-        return f"No output got a verdict, of {len(scores):,}."
-    violations = sum(map(violates, judged))
-    rate, low, high = wilson(violations, len(judged))
+    without = counts.rows - counts.judged
+    missing = f"; {without:,} got no verdict" if without else ""
+    if not counts.judged:
+        return f"No output got a verdict, of {counts.rows:,}."
+    rate, low, high = wilson(counts.violations, counts.judged)
     interval = f"{show(low, 'percent', bare=True)} – {show(high, 'percent', bare=True)}"
     share = f"{show(rate, 'percent')} (95 % interval {interval})"
-    return f"{violations:,} of {len(judged):,} outputs violate: {share}{missing}."
+    return f"{counts.violations:,} of {counts.judged:,} outputs violate: {share}{missing}."

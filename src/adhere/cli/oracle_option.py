@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from adhere.errors import RecipeError
 from adhere.oracles.config import OracleConfig
 from adhere.recipe.complaints import recipe_error
-from adhere.recipe.yaml_source import YamlSource
+from adhere.recipe.yaml_source import YamlSource, read_value
 
 
 class _Given(BaseModel):
@@ -27,10 +25,7 @@ def read_oracle(text: str, option: str) -> OracleConfig:
     Raises:
         RecipeError: not YAML, no such kind, or a setting that is missing, unknown or out of range.
     """
-    try:
-        given = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{option} {text!r} is no YAML: {getattr(error, 'problem', None) or error}") from error
+    given = read_value(text, f"{option} {text[:60]!r}")
     source = YamlSource(option, {"oracle": {"kind": given} if isinstance(given, str) else given})
     try:
         return _Given.model_validate(source.data).oracle

@@ -58,7 +58,8 @@ def parsed(content: bytes) -> Json:
         Unanswered: it is none, or holds NaN or an infinity (which JSON has no form for).
     """
     try:
-        return json.loads(content, parse_constant=_refuse_constant, parse_float=_finite)
+        text = content.decode("utf-8-sig")  # json.loads would guess at UTF-16 too
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise Unanswered("an answer that is no JSON") from error
 

@@ -5,12 +5,25 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from enum import IntEnum
+from typing import TYPE_CHECKING
 
 from adhere.errors import OracleError
 from adhere.records import Verdict
 
+if TYPE_CHECKING:
+    from adhere.oracles.config import OracleConfig
+
 SATISFIED = 0.5
 """An output violates its constraint when its score is below this."""
+
+
+class Effort(IntEnum):
+    """What an answer takes; combinations ask the part that takes less first."""
+
+    RULE = 0
+    MODEL = 1
+    SERVICE = 2
 
 
 class Oracle(ABC):
@@ -25,12 +38,16 @@ class Oracle(ABC):
         prefix_closed: True when a violating text stays violating however it goes on at a word boundary. Such an oracle
             is also asked about prefixes, which tells the auxiliary model where the violation happened.
         judges_prompt: True when the prompt matters; otherwise `score` receives empty prompts.
+        effort: what an answer takes.
+        section: the section of a recipe it was built from, where it was: another process builds it from that again.
     """
 
     name: str
     version: str
     prefix_closed: bool = False
     judges_prompt: bool = False
+    effort: Effort = Effort.MODEL
+    section: OracleConfig | None = None
 
     @abstractmethod
     def score(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[float | None]:

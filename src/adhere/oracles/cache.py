@@ -23,6 +23,7 @@ from adhere.errors import OracleError
 
 FOLDER = "verdicts"
 _SECONDS_FOR_A_LOCK = 60.0
+_PAGES_IN_MEMORY = 512  # of 4 KiB
 _FAULTS = (OSError, sqlite3.Error, diskcache.Timeout, TypeError, ValueError)
 
 
@@ -131,6 +132,8 @@ class VerdictCache:
             timeout=_SECONDS_FOR_A_LOCK,
             disk=NumbersOnly,
             eviction_policy="none",
+            sqlite_mmap_size=0,  # or the process would seem to grow with the cache
+            sqlite_cache_size=_PAGES_IN_MEMORY,
         )
 
     def _cannot(self, be_done: str, error: Exception) -> OracleError:

@@ -27,10 +27,11 @@ class CachedOracle(Oracle):
         self.oracle, self.cache = oracle, cache or VerdictCache()
         self.name, self.version = oracle.name, oracle.version
         self.prefix_closed, self.judges_prompt = oracle.prefix_closed, oracle.judges_prompt
+        self.effort = oracle.effort
         self.spending = Spending()
         self._warned = False
         if isinstance(oracle, RemoteOracle):
-            oracle.keep = self._keep  # at once: what follows may fail, or be killed
+            oracle.keep = self._keep  # soon: what follows may fail, or be killed
 
     @property
     def parts(self) -> tuple[Oracle, ...]:

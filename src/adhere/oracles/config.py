@@ -191,4 +191,6 @@ def build_oracle(config: OracleConfig) -> Oracle:
     Raises:
         OracleError, ModelError, DownloadError: what it needs is wrong or missing.
     """
-    return config.build()
+    oracle = config.build()
+    oracle.section = config
+    return oracle

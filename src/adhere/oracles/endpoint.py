@@ -6,15 +6,15 @@ form of a request.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from adhere.errors import OracleError
 from adhere.oracles.attempt import Json
 from adhere.oracles.remote import Pair, RemoteOracle, probability
-from adhere.oracles.remote_config import LimitsConfig, PriceConfig
+from adhere.oracles.remote_config import LimitsConfig, PriceConfig, public_host
 from adhere.oracles.version import version_of
 
 _PLACE = re.compile(r"\{(prompt|output)\}")
@@ -63,7 +63,7 @@ class EndpointOracle(RemoteOracle):
     ) -> None:
         service: dict[str, Any] = {"key_variable": key_variable, "key_header": key_header, "key_prefix": key_prefix}
         super().__init__(
-            name or urlsplit(url).netloc,
+            name or public_host(url),
             url,
             threshold=threshold,
             soft=soft,
@@ -74,6 +74,10 @@ class EndpointOracle(RemoteOracle):
             **service,
         )
         self._request, self._path, self._direction = request, score_path.split("."), direction
+        try:
+            json.dumps(request, allow_nan=False)
+        except (ValueError, TypeError) as error:
+            raise OracleError(f"oracle {self.name!r}: request is no JSON: {error}") from None
         holds = set(_placeholders(request))
         lists = holds & {"outputs", "prompts"}
         if not holds & {"output", "outputs"}:

@@ -68,6 +68,10 @@ class JudgeOracle(RemoteOracle):
         super().__init__(name or model, url, threshold=threshold, soft=soft, prefix_closed=prefix_closed, **service)
         if not rubric.strip():
             raise OracleError(f"oracle {self.name!r}: the rubric is empty; write the rule that the text must keep")
+        try:
+            json.dumps(dict(request or {}), allow_nan=False)
+        except (ValueError, TypeError) as error:
+            raise OracleError(f"oracle {self.name!r}: request is no JSON: {error}") from None
         self._model, self._rubric, self.judges_prompt = model, rubric, judges_prompt
         self._method, self._as_json = method, method == "json"
         self._request = dict(request or {})

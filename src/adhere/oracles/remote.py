@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from adhere.oracles.attempt import Json, Unanswered
-from adhere.oracles.base import Oracle
+from adhere.oracles.base import Effort, Oracle
 from adhere.oracles.remote_config import LimitsConfig, PriceConfig
 from adhere.oracles.service import Service
 from adhere.oracles.spending import Spending
@@ -20,7 +20,7 @@ from adhere.oracles.spending import Spending
 Pair = tuple[str, str]
 """A prompt (empty where it is not judged) and an output."""
 Keep = Callable[[Sequence[Pair], Sequence[float]], None]
-"""Told of verdicts as they come, so that they are safe when what follows fails."""
+"""Told of verdicts soon after they come, in the thread that asks, so that they are safe when what follows fails."""
 
 _REASONS_TOLD = 3
 
@@ -41,6 +41,7 @@ class RemoteOracle(Oracle):
         OracleError: the environment variable with the key is not set.
     """
 
+    effort = Effort.SERVICE
     batch_size = 1
     keep: Keep | None = None
 
@@ -62,6 +63,7 @@ class RemoteOracle(Oracle):
         self._threshold, self._soft = threshold, soft
         self._reasons: Counter[str] = Counter()
         self._failed_in_a_row = 0
+        self._came: list[tuple[Pair, float]] = []  # and `keep` was not told yet
 
     @abstractmethod
     def body(self, pairs: Sequence[Pair]) -> Json:
@@ -85,7 +87,10 @@ class RemoteOracle(Oracle):
             await self._ask(batch, deadline, found)
 
         if unique:
-            self.service.ask_all(_batches(unique, self.batch_size), ask)
+            try:
+                self.service.ask_all(_batches(unique, self.batch_size), ask, meanwhile=self._hand_over)
+            finally:
+                self._hand_over()
         return [found.get(pair) for pair in pairs]
 
     def trouble(self) -> str:
@@ -117,8 +122,13 @@ class RemoteOracle(Oracle):
         self._failed_in_a_row = 0
         found.update(zip(batch, scores, strict=True))
         self.spending.answered += len(batch)
-        if self.keep is not None:
-            self.keep(batch, scores)
+        self._came += zip(batch, scores, strict=True)
+
+    def _hand_over(self) -> None:
+        """Tell `keep` of what came; never in the thread that talks to the service, which a slow disk would hold up."""
+        came, self._came = self._came, []
+        if came and self.keep is not None:
+            self.keep([pair for pair, _ in came], [score for _, score in came])
 
     def _read(self, answer: Json, body: Json, texts: int) -> list[float]:
         try:

@@ -29,6 +29,18 @@ def check_key_variable(name: str) -> str:
     return name
 
 
+def public_host(url: str) -> str:
+    """Host and port of an address, without the user and password that may stand before them."""
+    return urlsplit(url).netloc.rpartition("@")[2]
+
+
+def secrets_in(url: str) -> list[str]:
+    """What an address holds that no message may repeat; a recipe refuses such an address, a program may build it."""
+    parts = urlsplit(url)
+    named = [value for name, value in parse_qsl(parts.query) if _SECRET.search(name)]
+    return [secret for secret in (parts.password, parts.username, *named) if secret]
+
+
 def _address(url: str) -> str:
     try:
         parts = urlsplit(url)
@@ -47,7 +59,11 @@ def _address(url: str) -> str:
 
 
 def _public_headers(headers: dict[str, str]) -> dict[str, str]:
-    for name in headers:
+    for name, value in headers.items():
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or not (value.isascii() and value.isprintable()):
+            raise ValueError(
+                f"{name!r} is no header that can be sent: letters, digits and hyphens, and text on one line"
+            )
         if _SECRET.search(name):
             raise ValueError(
                 f"{name!r} looks like a secret, and recipes hold none: name the environment variable that holds it as "

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 from adhere.errors import OracleError
-from adhere.oracles.base import Oracle
+from adhere.oracles.base import Effort, Oracle
 from adhere.oracles.version import version_of
 
 # Character classes and escapes stand for one character each, whatever is in them, except the escapes \B, \Z and \z.
@@ -37,6 +37,8 @@ class RegexOracle(Oracle):
         OracleError: not a regular expression.
     """
 
+    effort = Effort.RULE
+
     def __init__(
         self,
         pattern: str,
@@ -47,8 +49,9 @@ class RegexOracle(Oracle):
     ) -> None:
         try:
             self._pattern = re.compile(pattern)
-        except re.error as error:
-            raise OracleError(f"oracle {name!r}: {pattern!r} is not a regular expression: {error}") from error
+        except (re.error, RecursionError, OverflowError) as error:
+            shown = repr(pattern if len(pattern) <= 80 else f"{pattern[:77]}...")
+            raise OracleError(f"oracle {name!r}: {shown} is not a regular expression: {error}") from error
         if mode not in ("forbidden", "required"):
             raise OracleError(f"oracle {name!r}: mode must be 'forbidden' or 'required', got {mode!r}")
         self.name = name
@@ -90,6 +93,8 @@ class WordListOracle(Oracle):
 
     prefix_closed = True
 
+    effort = Effort.RULE
+
     def __init__(
         self, words: Iterable[str] | None = None, *, path: str | Path | None = None, name: str = "words"
     ) -> None:
@@ -127,6 +132,8 @@ class LengthOracle(Oracle):
         OracleError: no limit at all, a negative one, or minimum above maximum.
     """
 
+    effort = Effort.RULE
+
     def __init__(
         self,
         minimum: int | None = None,
@@ -159,6 +166,8 @@ class JsonOracle(Oracle):
 
     Not prefix-closed: half an object is not valid, the whole may be.
     """
+
+    effort = Effort.RULE
 
     def __init__(self, required_keys: Sequence[str] = (), *, name: str = "json") -> None:
         if isinstance(required_keys, str):

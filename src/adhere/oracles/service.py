@@ -7,23 +7,23 @@ request and stands in no attribute, message, log or pickle.
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
-import httpx
+import aiohttp
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 from tenacity.stop import stop_base
 
-from adhere.errors import OracleError
+from adhere.errors import AdhereError, OracleError
 from adhere.oracles.attempt import Json, Unanswered, parsed, refusal
 from adhere.oracles.line import Line
 from adhere.oracles.pace import Pace
-from adhere.oracles.remote_config import LimitsConfig, PriceConfig, check_key_variable
+from adhere.oracles.remote_config import LimitsConfig, PriceConfig, check_key_variable, public_host, secrets_in
 from adhere.oracles.spending import Spending
 
 LARGEST_ANSWER = 16 * 2**20
@@ -32,6 +32,7 @@ FIRST_WAIT = 0.5
 LONGEST_WAIT = 60.0
 _BYTES_A_TOKEN = 4
 _LONGEST_DETAIL = 2000
+_LARGE_BODY = 2**20  # aiohttp warns of a larger one that is not handed over in pieces
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -49,6 +50,8 @@ class Service:
         key_variable: environment variable with the key, or None.
         key_header, key_prefix: how the key is sent.
         headers: further headers.
+        role: what it does here, for messages: the oracle that asks, unless somebody else does.
+        error: what is raised in place of OracleError where somebody else asks.
 
     Raises:
         OracleError: that is no variable, it is not set, or what it holds cannot be sent.
@@ -66,8 +69,11 @@ class Service:
         key_header: str = "Authorization",
         key_prefix: str = "Bearer ",
         headers: Mapping[str, str] | None = None,
+        role: str = "oracle",
+        error: type[AdhereError] = OracleError,
     ) -> None:
-        self._name, self._url, self.limits, self._price, self._spending = name, url, limits, price, spending
+        self._who, self._error = f"{role} {name!r}", error
+        self._url, self.limits, self._price, self._spending = url, limits, price, spending
         self._key_variable, self._key_header, self._key_prefix = key_variable, key_header, key_prefix
         self._own_headers = dict(headers or {})
         self._requests, self._tokens = Pace(limits.requests_per_minute), Pace(limits.tokens_per_minute)
@@ -77,22 +83,28 @@ class Service:
         if key_variable is not None:
             try:
                 check_key_variable(key_variable)
-            except ValueError as error:
-                raise OracleError(f"oracle {name!r}: key_variable {error}") from None
-        self._headers()
+            except ValueError as invalid:
+                raise self._error(f"{self._who}: key_variable {invalid}") from None
+        self.headers()
 
     @property
     def host(self) -> str:
-        """For messages: the address without path and parameters."""
-        return urlsplit(self._url).netloc
+        """For messages: the address without user, path and parameters."""
+        return public_host(self._url)
 
-    def ask_all(self, items: Iterable[Item], ask: Callable[[Item, float], Awaitable[None]]) -> None:
+    def ask_all(
+        self,
+        items: Iterable[Item],
+        ask: Callable[[Item, float], Awaitable[None]],
+        meanwhile: Callable[[], None] | None = None,
+    ) -> None:
         """Call `ask` for every item, as many side by side as the limits allow.
 
         Args:
             items: taken as there is room for them.
             ask: gets the item and the time by which it must be done (`time.monotonic`); calls `answer`, and never raises
                 `Unanswered`. It runs in another thread than this one.
+            meanwhile: called in this thread, every `line.MOMENT` seconds until everything is asked.
 
         Raises:
             OracleError: from `ask`; the others are stopped.
@@ -114,8 +126,8 @@ class Service:
                 await asyncio.gather(*workers, return_exceptions=True)
 
         if self._line is None or not self._line.usable():
-            self._line = Line()
-        self._line.run(everything())
+            self._line = Line(self._url)
+        self._line.run(everything(), meanwhile)
 
     async def answer(self, body: Json, read: Callable[[Json], Value], deadline: float) -> Value:
         """Send one request, again where that may help, and read its answer.
@@ -141,7 +153,7 @@ class Service:
             value: Value = await attempts(self._attempt, content, read, deadline)
         except Unanswered as error:
             if error.scope == "service" and not self.has_answered:
-                raise OracleError(self._refused(error)) from None
+                raise self._error(self._refused(error)) from None
             raise
         return value
 
@@ -186,26 +198,25 @@ class Service:
 
     async def _post(self, content: bytes) -> bytes:
         assert self._line is not None
-        client = self._line.client()
+        data = content if len(content) < _LARGE_BODY else io.BytesIO(content)
         try:
-            async with client.stream("POST", self._url, content=content, headers=self._headers()) as response:
-                if response.status_code != 200:
-                    raise refusal(response.status_code, response.headers, await _beginning(response))
+            async with self._line.post(self._url, data, self.headers()) as response:
+                if response.status != 200:
+                    raise refusal(response.status, response.headers, await _beginning(response))
                 received = bytearray()
-                async for chunk in response.aiter_bytes():
+                async for chunk in response.content.iter_any():
                     received += chunk
                     if len(received) > LARGEST_ANSWER:
                         raise Unanswered(f"an answer of more than {LARGEST_ANSWER >> 20} MiB", "text")
                 return bytes(received)
-        except httpx.TimeoutException:
-            raise Unanswered("no whole answer in time") from None
-        except httpx.ConnectError:
+        except aiohttp.ClientConnectorError:
             raise Unanswered("no connection") from None
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+        except (aiohttp.ClientError, ValueError) as error:
             # Its own words may quote what was sent.
             raise Unanswered(f"the connection failed ({type(error).__name__})") from None
 
-    def _headers(self) -> dict[str, str]:
+    def headers(self) -> dict[str, str]:
+        """What a request says besides its body, the key among it. Raises OracleError as the constructor."""
         headers = {**self._own_headers, "Content-Type": "application/json", "Accept-Encoding": "identity"}
         if self._key_variable is not None:
             headers[self._key_header] = self._key_prefix + self._key()
@@ -215,13 +226,13 @@ class Service:
         variable = self._key_variable or ""
         key = os.environ.get(variable, "").strip()
         if not key:
-            raise OracleError(
-                f"oracle {self._name!r} needs a key for {self.host} in the environment variable {variable}, which is "
+            raise self._error(
+                f"{self._who} needs a key for {self.host} in the environment variable {variable}, which is "
                 "not set: export it, or name another one (key_variable; null for a service without a key)"
             )
         if not (key.isascii() and key.isprintable()):
-            raise OracleError(
-                f"oracle {self._name!r}: the environment variable {variable} holds characters that no key has (line feeds, "
+            raise self._error(
+                f"{self._who}: the environment variable {variable} holds characters that no key has (line feeds, "
                 "quotes of a word processor, ...)"
             )
         return key
@@ -240,20 +251,22 @@ class Service:
 
     def _refused(self, error: Unanswered) -> str:
         said = " ".join("".join(c if c.isprintable() else " " for c in error.detail[:300]).split())
-        with suppress(OracleError):
-            if self._key_variable is not None and self._key() in said:
-                said = ""
+        secrets = secrets_in(self._url)
+        with suppress(self._error):
+            secrets += [self._key()] if self._key_variable is not None else []
+        if any(secret in error.detail for secret in secrets):  # in all of it, though a part is shown
+            said = ""
         key = f"the key in {self._key_variable}" if self._key_variable else "that it wants no key (key_variable)"
         return (
-            f"oracle {self._name!r}: {self.host} refuses: {error.reason}{f' ({said})' if said else ''}. Check the address "
+            f"{self._who}: {self.host} refuses: {error.reason}{f' ({said})' if said else ''}. Check the address "
             f"(url), {key}, and that the account may use it"
         )
 
 
-async def _beginning(response: httpx.Response) -> str:
+async def _beginning(response: aiohttp.ClientResponse) -> str:
     """What a refusal says, as far as it is worth reading."""
     received = b""
-    async for chunk in response.aiter_bytes():
+    async for chunk in response.content.iter_any():
         received += chunk
         if len(received) >= _LONGEST_DETAIL:
             break

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,10 @@ import yaml
 from adhere.errors import RecipeError
 
 KeyPath = tuple[str | int, ...]
+
+MOST_VALUES = 100_000
+"""Values in a recipe, an alias counted as all that it stands for: a few lines can stand for more than memory holds."""
+_KEY_TAGS = {"tag:yaml.org,2002:str", "tag:yaml.org,2002:merge", "tag:yaml.org,2002:value"}
 
 
 class _Loader(yaml.SafeLoader):
@@ -66,30 +70,80 @@ def read_yaml(path: Path) -> YamlSource:
 
 def parse_yaml(text: str, name: str) -> YamlSource:
     """Read a recipe from text; `name` is what messages call it. Raises as `read_yaml`."""
-    loader = _Loader(text)
-    try:
-        node = loader.get_single_node()
+    source = YamlSource(name, {})
+
+    def note(node: yaml.Node | None) -> None:
         if not isinstance(node, yaml.MappingNode):
             raise RecipeError(
                 f"{name}: a recipe is a mapping of sections (model, corpus, constraints, ...) to settings"
             )
-        source = YamlSource(name, {})
-        _note_lines(source, node, (), [])
-        source.data = loader.construct_document(node)
-        return source
+        _note_lines(source, node, ())
+
+    source.data = read_value(text, name, note)
+    return source
+
+
+def read_value(text: str, name: str, note: Callable[[yaml.Node | None], None] = lambda node: None) -> Any:
+    """What a text of YAML says, whatever it is.
+
+    Args:
+        name: what messages call it.
+        note: is shown the nodes before they are made values.
+
+    Raises:
+        RecipeError: not YAML; a key that is no word; aliases that stand for too much; characters that no value may hold.
+    """
+    try:
+        loader = _Loader(text)  # which looks at the characters
+        try:
+            node = loader.get_single_node()
+            if node is not None:
+                _check(node, name, [], {})
+            note(node)
+            return None if node is None else loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except yaml.reader.ReaderError as error:
+        raise RecipeError(
+            f"{name}, character {error.position + 1}: not YAML: {chr(error.character)!r} is a control character"
+        ) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
         raise RecipeError(f"{name}{where}: not YAML: {getattr(error, 'problem', None) or error}") from error
-    except (ValueError, RecursionError) as error:  # an impossible date, a thousand brackets
+    except RecursionError as error:
+        raise RecipeError(f"{name}: not YAML that can be read: it is nested too deeply") from error
+    except ValueError as error:  # an impossible date, a number of thousands of digits
         raise RecipeError(f"{name}: not YAML that can be read: {error}") from error
-    finally:
-        loader.dispose()
 
 
-def _note_lines(source: YamlSource, node: yaml.Node, path: KeyPath, above: list[yaml.Node]) -> None:
+def _check(node: yaml.Node, name: str, above: list[yaml.Node], sizes: dict[int, int]) -> int:
+    """How many values a node stands for; it is looked at once, however many aliases there are of it."""
+    where = f"{name}, line {node.start_mark.line + 1}"
     if any(node is other for other in above):
-        raise RecipeError(f"{source.name}, line {node.start_mark.line + 1}: the alias holds itself")
+        raise RecipeError(f"{where}: the alias holds itself")
+    if id(node) in sizes:
+        return sizes[id(node)]
+    inside: list[yaml.Node] = []
+    if isinstance(node, yaml.ScalarNode):
+        if "\x00" in node.value or any("\ud800" <= char <= "\udfff" for char in node.value):
+            raise RecipeError(f"{where}: {node.value[:60]!r} holds a null character, or half a character")
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.tag not in _KEY_TAGS:
+                shown = repr(key.value)[:60] if isinstance(key, yaml.ScalarNode) else "a list or a section"
+                raise RecipeError(f"{where}: a key must be a word, got {shown} (in quotes, if it looks like a number)")
+            inside += [key, value]
+    else:
+        inside += node.value
+    size = 1 + sum(_check(part, name, [*above, node], sizes) for part in inside)
+    if size > MOST_VALUES:
+        raise RecipeError(f"{where}: more than {MOST_VALUES:,} values (each alias counts as all that it stands for)")
+    sizes[id(node)] = size
+    return size
+
+
+def _note_lines(source: YamlSource, node: yaml.Node, path: KeyPath) -> None:
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key, value in node.value:
@@ -102,11 +156,11 @@ def _note_lines(source: YamlSource, node: yaml.Node, path: KeyPath, above: list[
                 )
             seen[name] = line
             source.lines[*path, name] = line
-            _note_lines(source, value, (*path, name), [*above, node])
+            _note_lines(source, value, (*path, name))
     elif isinstance(node, yaml.SequenceNode):
         for number, value in enumerate(node.value):
             source.lines[*path, number] = value.start_mark.line + 1
-            _note_lines(source, value, (*path, number), [*above, node])
+            _note_lines(source, value, (*path, number))
 
 
 def override(source: YamlSource, settings: Sequence[str]) -> None:
@@ -122,12 +176,7 @@ def override(source: YamlSource, settings: Sequence[str]) -> None:
             raise RecipeError(
                 f"--set {setting!r}: write it as section.key=value, for example training.learning_rate=2e-5"
             )
-        try:
-            value = yaml.load(text, Loader=_Loader)
-        except yaml.YAMLError as error:
-            raise RecipeError(
-                f"--set {setting}: {text!r} is no YAML value: {getattr(error, 'problem', error)}"
-            ) from error
+        value = read_value(text, f"--set {setting}")
         _set(source, setting, parts, value)
 
 
