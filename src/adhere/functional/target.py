@@ -91,13 +91,31 @@ def log_tilt(log_r_BTV: Tensor, satisfaction_B: Tensor, target: float) -> Tensor
     r = satisfaction_B.to(log_r.dtype).clamp(PROBABILITY_FLOOR, 1.0).view(-1, *[1] * (log_r.ndim - 1))
     if target == 1.0:
         return log_r - r.log()
+    # β > 0 and α ≥ β: a sum of positive numbers, so nothing cancels and the log is safe without a logaddexp.
+    low, slope = tilt_line(r, target)
+    return torch.log(low + slope * log_r.exp())
+
+
+def tilt_line(satisfaction_B: Tensor, target: float) -> tuple[Tensor, Tensor]:
+    """β and α − β of W = β + (α − β)·R, as in `log_tilt`: 0 and 1 / r for the hard constraint, 1 and 0 where it is inactive.
+
+    Args:
+        satisfaction_B: r, any shape; below `PROBABILITY_FLOOR` it counts as that.
+        target: δ in (0, 1].
+
+    Example:
+        >>> tilt_line(torch.tensor([0.5]), target=0.8)
+        (tensor([0.4000]), tensor([1.2000]))
+    """
+    r = at_least_float32(satisfaction_B).clamp(PROBABILITY_FLOOR, 1.0)
+    if target == 1.0:
+        return torch.zeros_like(r), 1.0 / r
     active = r < target
     # r < δ < 1 leaves 1 − r away from 0; elsewhere the quotients are not used, so r is replaced by something harmless.
     r = torch.where(active, r, 0.5 * target)
     alpha = torch.where(active, target / r, 1.0)
     beta = torch.where(active, (1.0 - target) / (1.0 - r), 1.0)
-    # β > 0 and α ≥ β: a sum of positive numbers, so nothing cancels and the log is safe without a logaddexp.
-    return torch.log(beta + (alpha - beta) * log_r.exp())
+    return beta, alpha - beta
 
 
 def log_q_star(logits_BTV: Tensor, log_w_BTV: Tensor) -> Tensor:

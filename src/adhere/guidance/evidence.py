@@ -3,6 +3,7 @@
 The language models run once over the sequences; the epochs of the fit then touch the small model alone.
 
     B batch · T time · V vocabulary · D width of the language model · C positions where forward consistency is asked
+    K tokens that stand for the vocabulary there
 """
 
 from __future__ import annotations
@@ -16,11 +17,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from adhere.functional.nado import violated_from
-from adhere.models.frozen import FrozenModel, hidden_states, next_token_logits
+from adhere.guidance.likely_tokens import likely_tokens
+from adhere.models.corpus_features import CorpusFeatures
+from adhere.models.frozen import FrozenModel, hidden_states
+from adhere.models.logits_at import logits_at
 from adhere.records import LabelledSample, Verdict
 
 LOGITS_AT_ONCE = 2**26
-"""Numbers B·T·V in one pass of the policy; 256 MiB in float32."""
+"""Numbers C·V in one pass of the policy; 256 MiB in float32."""
+
+ASKED_OF_A_SEQUENCE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,11 @@ class Evidence:
     log_importance: float = 0.0
     on_policy: bool = True
     finished: bool = True
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The whole sequence."""
+        return self.prompt_ids + self.output_ids
 
     @classmethod
     def of(cls, labelled: LabelledSample) -> Evidence:
@@ -74,11 +85,12 @@ class ReadEvidence:
     evidence: Evidence
     features_TD: Tensor | None  # None for a NADO that reads tokens
     asked_C: list[int] = field(default_factory=list)
-    log_p_CV: Tensor | None = None
+    tokens_CK: Tensor | None = None
+    log_p_CK: Tensor | None = None  # their weights, which sum to 1 (`likely_tokens`)
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        return self.evidence.prompt_ids + self.evidence.output_ids
+        return self.evidence.tokens
 
 
 def with_verdict(items: Sequence[ReadEvidence], constraint: str) -> list[ReadEvidence]:
@@ -122,7 +134,7 @@ def read(
     *,
     asked: int,
     generator: torch.Generator,
-    known: dict[int, Tensor] | None = None,
+    corpus: CorpusFeatures | None = None,
     batch_size: int = 32,
 ) -> list[ReadEvidence]:
     """Run the frozen model over all sequences, and the policy over some.
@@ -131,49 +143,62 @@ def read(
         reference: the frozen model NADO reads; None when it reads tokens.
         policy: the policy as it stands in this refresh (in inference dtype).
         asked: number of positions, over all sequences, where the policy's distribution is kept for forward consistency.
-            They cost 4·V bytes each.
-        generator: chooses those positions.
-        known: features of evidence read before, by `id`; filled with those of the corpus rows, which come again in every
-            iteration while the frozen model stays the same.
+        generator: chooses those positions, and the tokens that stand for the vocabulary there.
+        corpus: features of the corpus rows, which come again in every iteration while the frozen model stays the same;
+            without it they are read here.
 
     Returns:
         in the order given.
     """
-    known = {} if known is None else known
-    done = [ReadEvidence(item, known.get(id(item))) for item in evidence]
-    order = sorted(range(len(done)), key=lambda i: len(done[i].tokens))
-    per_sequence = 4
-    chosen = torch.randperm(len(done), generator=generator)[: max(1, asked // per_sequence)].tolist() if asked else []
-    for index in chosen:
+    done = [ReadEvidence(item, None) for item in evidence]
+    if reference is not None:
+        if corpus is None:
+            corpus = CorpusFeatures(reference, [item.tokens for item in done if not item.evidence.on_policy])
+        _read_features(done, reference, corpus, batch_size)
+    wanted = max(1, asked // ASKED_OF_A_SEQUENCE) if asked else 0
+    order = torch.randperm(len(done), generator=generator).tolist() if asked else []
+    for index in order[:wanted]:
         item = done[index].evidence
         # Position P − 1 + i has seen i output tokens; the last output token has nothing after it.
-        steps = torch.randperm(max(len(item.output_ids), 1), generator=generator)[:per_sequence].tolist()
+        steps = torch.randperm(max(len(item.output_ids), 1), generator=generator)[:ASKED_OF_A_SEQUENCE].tolist()
         done[index].asked_C = [len(item.prompt_ids) - 1 + step for step in sorted(steps)]
-    unread = [done[i] for i in order if done[i].features_TD is None] if reference is not None else []
+    _read_distributions([item for item in done if item.asked_C], policy, generator, batch_size)
+    return done
+
+
+def _read_features(
+    items: Sequence[ReadEvidence], reference: FrozenModel, corpus: CorpusFeatures, batch_size: int
+) -> None:
     # Samples and corpus rows apart: whether the corpus is known already (not so after a resume) must not change what a
     # sample is batched with, since that changes its features' last bits.
-    sampled = [item for item in unread if item.evidence.on_policy]
-    of_corpus = [item for item in unread if not item.evidence.on_policy]
-    for part in (*_parts(sampled, batch_size), *_parts(of_corpus, batch_size)):
-        assert reference is not None
+    for part in _parts(_by_length([item for item in items if item.evidence.on_policy]), batch_size):
         with reference.lent() as model:
-            tokens_BT, mask_BT = pad(part, model.device)
-            features_BTD = hidden_states(model, tokens_BT, mask_BT)
+            features_BTD = hidden_states(model, *pad(part, model.device))
         for row, item in enumerate(part):
             item.features_TD = features_BTD[row, : len(item.tokens)].clone()
-            if not item.evidence.on_policy:  # kept for all iterations, so not in the accelerator's memory
-                known[id(item.evidence)] = item.features_TD = item.features_TD.cpu()
-    asked_items = [done[i] for i in order if done[i].asked_C]
-    longest = max((len(item.tokens) for item in asked_items), default=1)
+    for item in items:
+        if not item.evidence.on_policy:
+            item.features_TD = corpus.of(item.tokens)
+
+
+@torch.no_grad()
+def _read_distributions(
+    items: Sequence[ReadEvidence], policy: PreTrainedModel, generator: torch.Generator, batch_size: int
+) -> None:
     vocabulary = policy.get_input_embeddings().get_parameter("weight").shape[0]
-    rows = max(1, min(batch_size, LOGITS_AT_ONCE // (longest * vocabulary)))
-    with torch.no_grad():
-        for part in _parts(asked_items, rows):
-            tokens_BT, mask_BT = pad(part, policy.device)
-            logits_BTV = next_token_logits(policy, tokens_BT, mask_BT)
-            for row, item in enumerate(part):
-                item.log_p_CV = torch.log_softmax(logits_BTV[row, item.asked_C].float(), -1)
-    return done
+    rows = max(1, min(batch_size, LOGITS_AT_ONCE // (ASKED_OF_A_SEQUENCE * vocabulary)))
+    for part in _parts(_by_length(items), rows):
+        row_C = torch.tensor([row for row, item in enumerate(part) for _ in item.asked_C], device=policy.device)
+        position_C = torch.tensor([position for item in part for position in item.asked_C], device=policy.device)
+        logits_CV = logits_at(policy, *pad(part, policy.device), row_C, position_C)
+        tokens_CK, log_p_CK = likely_tokens(torch.log_softmax(logits_CV.float(), -1), generator)
+        counts = [len(item.asked_C) for item in part]
+        for item, tokens, log_p in zip(part, tokens_CK.split(counts), log_p_CK.split(counts), strict=True):
+            item.tokens_CK, item.log_p_CK = tokens.clone(), log_p.clone()
+
+
+def _by_length(items: Sequence[ReadEvidence]) -> list[ReadEvidence]:
+    return sorted(items, key=lambda item: len(item.tokens))
 
 
 def _parts(items: Sequence[ReadEvidence], size: int) -> list[Sequence[ReadEvidence]]:

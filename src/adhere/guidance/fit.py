@@ -3,7 +3,8 @@
 loss = CE of R at every prefix, as value and as next-token term, against TD(λ) targets
      + forward consistency at positions where the policy's distribution is known          (method.md §3)
 
-B batch · N output tokens · V vocabulary · D width of the language model · R rank
+B batch · N output tokens · D width of the language model · R rank
+C positions where forward consistency is asked · K tokens that stand for the vocabulary there
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from adhere.guidance.config import FitConfig
 from adhere.guidance.evidence import ReadEvidence, pad, with_verdict
 from adhere.guidance.quality import fit_quality
 from adhere.models.nado import Nado, NadoState
+
+PATIENCE = 2
+"""Epochs in a row without a better held-out loss after which a fit ends."""
 
 
 @dataclass(slots=True)
@@ -87,6 +91,8 @@ def fit(
             held_out_loss = _held_out_loss(nado, held_out, constraint, config)
             if held_out_loss < best_loss:
                 best_loss, best, best_epoch = held_out_loss, copy.deepcopy(nado.state_dict()), epoch
+        if epoch - best_epoch >= PATIENCE:
+            break
     nado.load_state_dict(best)
     of_policy = _of_policy(held_out, constraint)
     quality = fit_quality(*_predictions(nado, of_policy, constraint, config))
@@ -158,16 +164,17 @@ def _loss(
     loss = oracle_likelihood(batch.value_BN, target_BN, batch.known_BN, batch.weight_B)
     after_BN = torch.where(batch.known_BN, target_BN, believed_BN)[:, 1:]
     loss = loss + oracle_likelihood(batch.next_BN, after_BN, batch.mask_BN[:, 1:], batch.weight_B)
-    asked = [(row, item) for row, item in enumerate(items) if item.log_p_CV is not None]
+    asked = [(row, item) for row, item in enumerate(items) if item.log_p_CK is not None]
     if not asked or config.consistency_weight == 0:
         return loss
     row_C = torch.tensor([row for row, item in asked for _ in item.asked_C], device=device)
     at_C = torch.tensor([position for _, item in asked for position in item.asked_C], device=device)
-    log_p_CV = torch.cat([item.log_p_CV for _, item in asked if item.log_p_CV is not None]).to(device)
+    log_p_CK = torch.cat([item.log_p_CK for _, item in asked if item.log_p_CK is not None]).to(device)
+    tokens_CK = torch.cat([item.tokens_CK for _, item in asked if item.tokens_CK is not None]).to(device)
     value_C, key_CR = batch.state.value_BT[row_C, at_C], batch.state.key_BTR[row_C, at_C]
     with torch.no_grad():  # the next-token side is the target of consistency: no gradient flows through it
-        logit_CV = nado.next_logits(value_C, key_CR)
-    return loss + config.consistency_weight * forward_consistency(log_p_CV, logit_CV, value_C)
+        logit_CK = nado.logits_of(NadoState(value_C[:, None], key_CR[:, None]), tokens_CK)
+    return loss + config.consistency_weight * forward_consistency(log_p_CK, logit_CK, value_C)
 
 
 @torch.no_grad()
@@ -178,6 +185,7 @@ def _predictions(
     nado.eval()
     device = next(nado.parameters()).device
     next_N, score_N, value_N, weight_N = [], [], [], []
+    items = sorted(items, key=lambda item: len(item.tokens))  # so that little is padded
     for start in range(0, len(items), config.batch_size):
         batch = _read_batch(nado, items[start : start + config.batch_size], constraint, device)
         mask_BN = batch.known_BN[:, 1:]

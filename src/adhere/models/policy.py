@@ -58,10 +58,14 @@ class ModelConfig(BaseModel):
 
 @dataclass
 class Policy:
-    """A causal language model with the tokenizer that belongs to it."""
+    """A causal language model with the tokenizer that belongs to it.
+
+    `loaded_by` is what loads the same model again, in another process; None of a model that came loaded.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    loaded_by: ModelConfig | None = None
 
     @property
     def device(self) -> torch.device:
@@ -111,7 +115,7 @@ def load_policy(config: ModelConfig, seed: int = 0) -> Policy:
         )
     if config.lora is not None:
         model = add_adapter(model, peft_config(config.lora), seed=seed)
-    return Policy(model, prepare_tokenizer(tokenizer))
+    return Policy(model, prepare_tokenizer(tokenizer), config)
 
 
 def is_quantized(model: PreTrainedModel) -> bool:
@@ -166,7 +170,7 @@ def as_policy(
     if isinstance(model, str):
         model = load_policy(ModelConfig(path=model), seed)
         if tokenizer is not None:
-            model = Policy(model.model, prepare_tokenizer(tokenizer))
+            model = Policy(model.model, prepare_tokenizer(tokenizer), model.loaded_by)
     if not isinstance(model, Policy):
         if tokenizer is None:
             raise ModelError(
@@ -174,7 +178,7 @@ def as_policy(
             )
         model = Policy(model, prepare_tokenizer(tokenizer))
     if adapter is not None:
-        model = Policy(add_adapter(model.model, adapter, seed=seed), model.tokenizer)
+        model = Policy(add_adapter(model.model, adapter, seed=seed), model.tokenizer, model.loaded_by)
     return model
 
 

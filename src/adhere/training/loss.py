@@ -14,15 +14,16 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, logsigmoid
+from torch.nn.functional import cross_entropy
 
+from adhere.functional.fused import Head
 from adhere.functional.kl import constrained_kl, kl_to
-from adhere.functional.prefixes import prefix_weights
-from adhere.functional.target import log_tilt
 from adhere.guidance.constraint import Constraint
 from adhere.guidance.guidance import Guidance
-from adhere.models.nado import Nado
+from adhere.models.head import HeadInput
 from adhere.training.domains import DomainSums, RowWeights
+from adhere.training.fused_parts import Held, fused_parts
+from adhere.training.prefix_reading import position_weights, read_prefixes
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +58,17 @@ class LossSums:
     corpus: Tensor
     regulariser: Tensor  # Σ_k λ_k · Σ surrogate + μ · Σ KL(reference ‖ p)
     kl: dict[str, Tensor] = field(default_factory=dict)  # Σ of the KL's value, by constraint
+    reference_kl: Tensor | None = None  # Σ KL(reference ‖ p) without its weights, where a row is held to the reference
     by_domain: DomainSums | None = None
+    loss: Tensor | None = None  # of the fused head: both over their counts, and all that has a gradient
+
+    def over(self, corpus: float, held: float) -> Tensor:
+        """The loss: each part over its count."""
+        return self.corpus / corpus + self.regulariser / held if self.loss is None else self.loss
 
 
 def loss_sums(
-    logits_BTV: Tensor,
+    read: Tensor | HeadInput,
     batch: Batch,
     guidance: Guidance,
     constraints: Sequence[Constraint],
@@ -72,11 +79,14 @@ def loss_sums(
     log_means: Mapping[str, Tensor] | None = None,
     rows: RowWeights | None = None,
     reference_logits_BTV: Tensor | None = None,
+    counts: tuple[float, float] = (1.0, 1.0),
+    reference_head: Head | None = None,
 ) -> LossSums:
     """Both parts of the loss.
 
     Args:
-        logits_BTV: of the policy, with gradient.
+        read: logits of the policy [B, T, V], with gradient; or what its head has read, for the fused head, which knows no
+            anchor.
         batch: what the positions are.
         guidance: the NADO of each constraint.
         constraints: targets and weights.
@@ -87,47 +97,66 @@ def loss_sums(
             so that they do not depend on how the samples are cut into batches; None for the mean of this batch.
         rows: what each row counts; without it every constraint acts on all of them with its own weight.
         reference_logits_BTV: logits of the model before fine-tuning, needed where a row is held to it.
+        counts: what the parts will be divided by (`LossSums.over`), which the fused head must know beforehand.
+        reference_head: for the fused head, instead of the reference's logits: what makes them of `features_BTD`.
     """
     rows = rows or everywhere(constraints, batch.input_ids_BT)
-    logits_NV = logits_BTV[batch.output_BT]
-    anchor_NV = None if anchor_logits_BTV is None else anchor_logits_BTV[batch.output_BT].float()
     row_N = batch.output_BT.nonzero()[:, 0]
     held_N, next_N, domain_N = batch.held_BT[batch.output_BT], batch.next_BT[batch.output_BT], rows.domain_B[row_N]
     tilt_N = torch.zeros_like(next_N, dtype=torch.float32)
-    sums = LossSums(logits_BTV.new_zeros(()), logits_BTV.new_zeros((), dtype=torch.float32))
-    sums.by_domain = by_domain = DomainSums(rows)
-    by_domain.add("held", domain_N, held_N)
+    weights, held = {}, []
     for number, constraint in enumerate(constraints):
-        nado, acts_N = guidance.nados[constraint.name], rows.acts_B[constraint.name][row_N]
-        with torch.no_grad():
-            log_w_NV, log_w_prefix_N = _log_w(nado, constraint, number, batch, features_BTD)
-            tilt_N += acts_N * (log_w_NV.gather(1, next_N[:, None]).squeeze(1) - log_w_prefix_N).clamp_max(0.0)
-            weight_N = _position_weights(
-                batch, held_N & acts_N, log_w_prefix_N, prefix_weight_clip, (log_means or {}).get(constraint.name)
+        acts_N = rows.acts_B[constraint.name][row_N]
+        reading = read_prefixes(guidance.nados[constraint.name], constraint, number, batch, features_BTD)
+        tilt_N += acts_N * (reading.log_w_next() - reading.log_w_prefix_N).clamp_max(0.0)
+        if bool((held_N & acts_N).any()):
+            weights[constraint.name] = weight_N = position_weights(
+                batch,
+                held_N & acts_N,
+                reading.log_w_prefix_N,
+                prefix_weight_clip,
+                (log_means or {}).get(constraint.name),
             )
-        if not bool((held_N & acts_N).any()):
-            continue
-        surrogate_N, value_N = constrained_kl(logits_NV, log_w_NV, anchor_NV)
-        lambda_N = rows.multiplier_B[constraint.name][row_N]
-        sums.regulariser = sums.regulariser + (lambda_N * weight_N * surrogate_N).sum()
-        sums.kl[constraint.name] = (weight_N * value_N.detach()).sum()
-        by_domain.add("kl", domain_N, weight_N * value_N)
-    kept_N = held_N & (rows.reference_B[row_N] > 0)
-    if bool(kept_N.any()):
-        assert reference_logits_BTV is not None
-        # At every held position alike, whoever wrote the prefix: wherever the policy may come it is not to move.
-        value_N = kl_to(logits_NV[kept_N], reference_logits_BTV[batch.output_BT][kept_N])
-        sums.regulariser = sums.regulariser + (rows.reference_B[row_N][kept_N] * value_N).sum()
-        by_domain.add("reference", domain_N[kept_N], value_N)
+            held.append(Held(reading, held_N & acts_N, rows.multiplier_B[constraint.name][row_N] * weight_N))
     weight_BT = batch.learned_BT.float()
     # How much less likely the token is under q* than under p, min(1, W(prefix · v) / W(prefix)): the token that violates
     # is not learned, what stands round it is.
     weight_BT[batch.output_BT] *= torch.where(batch.tilted_B[row_N], tilt_N.exp(), 1.0)
-    losses_BT = cross_entropy(logits_BTV[:, :-1].float().transpose(1, 2), batch.next_BT[:, :-1], reduction="none")
-    losses_BT = weight_BT[:, :-1] * losses_BT
-    sums.corpus = (rows.corpus_B[:, None] * losses_BT).sum()
-    by_domain.add("corpus", rows.domain_B, losses_BT.sum(1))
+    weighed_BT, loss = rows.corpus_B[:, None] * weight_BT, None
+    kept_N = held_N & (rows.reference_B[row_N] > 0)
+    if isinstance(read, HeadInput):
+        assert anchor_logits_BTV is None and reference_logits_BTV is None
+        reference = None
+        if bool(kept_N.any()):
+            assert features_BTD is not None and reference_head is not None
+            reference = (features_BTD, reference_head)
+        parts = fused_parts(read, batch, weighed_BT, held, counts, reference, rows.reference_B[row_N] * held_N)
+        loss, losses_BT, pairs, near_N = parts
+        near_N = near_N[kept_N]
+    else:
+        # Flat, with the vocabulary last: along another axis torch adds one by one, 5e-5 a token too low for 49,152 of them.
+        losses_N = cross_entropy(read.float().flatten(0, 1), batch.next_BT.flatten(), reduction="none")
+        losses_BT = losses_N.view_as(weight_BT)
+        logits_NV = read[batch.output_BT]
+        anchor_NV = None if anchor_logits_BTV is None else anchor_logits_BTV[batch.output_BT].float()
+        pairs, near_N = [constrained_kl(logits_NV, each.reading.log_w(), anchor_NV) for each in held], logits_NV[:0, 0]
+        if bool(kept_N.any()):
+            assert reference_logits_BTV is not None
+            near_N = kl_to(logits_NV[kept_N], reference_logits_BTV[batch.output_BT][kept_N])
+    sums = LossSums((weighed_BT * losses_BT).sum(), weighed_BT.new_zeros(()), loss=loss)
+    sums.by_domain = by_domain = DomainSums(rows)
+    by_domain.add("held", domain_N, held_N)
+    by_domain.add("corpus", rows.domain_B, (weight_BT * losses_BT).sum(1))
     by_domain.add("learned", rows.domain_B, batch.learned_BT.sum(1))
+    for (name, weight_N), each, (surrogate_N, value_N) in zip(weights.items(), held, pairs, strict=True):
+        sums.regulariser = sums.regulariser + (each.weight_N * surrogate_N).sum()
+        sums.kl[name] = (weight_N * value_N.detach()).sum()
+        by_domain.add("kl", domain_N, weight_N * value_N)
+    if bool(kept_N.any()):
+        # At every held position alike, whoever wrote the prefix: wherever the policy may come it is not to move.
+        sums.regulariser = sums.regulariser + (rows.reference_B[row_N][kept_N] * near_N).sum()
+        sums.reference_kl = near_N.detach().sum()
+        by_domain.add("reference", domain_N[kept_N], near_N)
     return sums
 
 
@@ -141,44 +170,3 @@ def everywhere(constraints: Sequence[Constraint], like: Tensor) -> RowWeights:
         {constraint.name: ones_B.bool() for constraint in constraints},
         torch.zeros(len(like), dtype=torch.long, device=like.device),
     )
-
-
-def _log_w(
-    nado: Nado, constraint: Constraint, number: int, batch: Batch, features_BTD: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """log W of every next token [N, V] and of the prefix itself [N], at the output positions.
-
-    At the token that is known to violate R is the row's score, whatever NADO says of it.
-    """
-    features = batch.input_ids_BT if nado.reads_tokens else features_BTD
-    assert features is not None
-    state = nado(features, batch.attention_mask_BT)
-    first_B = batch.output_BT.int().argmax(1)
-    satisfaction_B = state.value_BT.gather(1, first_B[:, None]).squeeze(1).sigmoid()
-    row_N = batch.output_BT.nonzero()[:, 0]
-    value_N, key_NR = state.value_BT[batch.output_BT], state.key_BTR[batch.output_BT]
-    log_r_NV = logsigmoid(nado.next_logits(value_N, key_NR))
-    token_N = (batch.output_BT.cumsum(1) - 1)[batch.output_BT]  # which token of the output comes next
-    known_N = token_N == batch.violates_at_BK[row_N, number]
-    log_r_NV[known_N, batch.next_BT[batch.output_BT][known_N]] = batch.score_BK[row_N, number].log()[known_N]
-    log_w_NV = log_tilt(log_r_NV, satisfaction_B[row_N], constraint.tilt_target)
-    return log_w_NV, log_tilt(logsigmoid(value_N), satisfaction_B[row_N], constraint.tilt_target)
-
-
-def _position_weights(
-    batch: Batch, held_N: Tensor, log_w_prefix_N: Tensor, clip: float, log_mean: Tensor | None
-) -> Tensor:
-    """How much each position counts.
-
-    At sampled positions the weight that turns prefixes of p into prefixes of q*. Corpus prefixes come from neither: they
-    count fully while q* is at least as likely as p to write them, and ever less once they have violated. q* never goes
-    through such a prefix, and what NADO says of the tokens after it is the ratio of two numbers near 0.
-    """
-    row_N = batch.output_BT.nonzero()[:, 0]
-    sampled_N = batch.sampled_B[row_N]
-    weight_N = held_N * log_w_prefix_N.clamp_max(0.0).exp()
-    if bool(sampled_N.any()):
-        counted_N = held_N & sampled_N
-        log_weight_N = (log_w_prefix_N + batch.log_importance_B[row_N])[counted_N]
-        weight_N[counted_N] = prefix_weights(log_weight_N[None], counted_N[None, counted_N], clip, log_mean=log_mean)[0]
-    return weight_N

@@ -1,0 +1,183 @@
+"""What each part of a run computes and moves, and how long that takes on a machine (explained in docs/performance.md).
+
+A part takes as long as its matrix products at the share of full speed that such products were seen to reach, or as its bytes,
+whichever is more, and besides that its elementwise work. With the seconds of plain fine-tuning for the unit, a run takes
+
+    1 + k + x + ρg + a + o              on one device
+    max(1 + k + x + s, ρg + a + o)      with a second one that makes the guidance meanwhile
+
+k the regulariser in the head · x frozen model, NADO and anchor in the steps · ρg outputs drawn and read (ρ of them a trained
+row) · a NADO fitted · o the oracle · s handing the policy over. The oracle's own time is not known beforehand: none.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from adhere.models.frozen import fast_dtype
+from adhere.models.nado_config import NadoConfig
+from adhere.models.outline import ModelOutline
+from adhere.recipe.schema import Recipe
+from adhere.recipe.workload import refreshes
+
+STEP_EFFICIENCY, READING_EFFICIENCY, DECODING_EFFICIENCY, SMALL_EFFICIENCY = 0.55, 0.55, 0.12, 0.35
+"""Share of a large matrix product's speed that a training step, a forward pass, batched decoding and NADO's small products
+reach; seen with the demo's model on CPU cores."""
+
+HEAD_WORK, REGULARISER_WORK = 4.0, 9.0
+"""Elementwise work on a logit, in sigmoids: of the cross-entropy with its gradient, and of one constraint beside it."""
+
+ADAM_BYTES = 32
+"""Moved for a trained weight in a step: weight, gradient and two moments read, three of them written, the norm's pass."""
+
+_BENCH_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Speeds of a device, a second."""
+
+    trained: float  # floating-point operations of a matrix product, in the dtype of training
+    inference: float  # in that of frozen models
+    exact: float  # in float32
+    elements: float  # sigmoids of a block that lies in the cache
+    bytes: float  # copied, read and written counted
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a run: its symbol above (1 for plain fine-tuning), floating-point operations, bytes, seconds."""
+
+    name: str
+    symbol: str
+    flops: float
+    bytes: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What a constrained run costs, part by part."""
+
+    parts: tuple[Part, ...]
+
+    def seconds(self, *symbols: str) -> float:
+        """Seconds of the parts with these symbols."""
+        return sum(part.seconds for part in self.parts if part.symbol in symbols)
+
+    def shares(self) -> dict[str, float]:
+        """Each symbol's seconds ÷ those of plain fine-tuning."""
+        symbols = dict.fromkeys(part.symbol for part in self.parts)
+        return {symbol: self.seconds(symbol) / self.seconds("1") for symbol in symbols}
+
+    def ratio(self, second_device: bool = False) -> float:
+        """Constrained ÷ plain fine-tuning."""
+        of = self.shares()
+        step, making = sum(of.get(name, 0.0) for name in "1kxs"), sum(of.get(name, 0.0) for name in ("ρg", "a", "o"))
+        return max(step, making) if second_device else step - of.get("s", 0.0) + making
+
+    def sentence(self) -> str:
+        """The sum, as a person reads it."""
+        of = self.shares()
+        told = " + ".join(f"{name} {of[name]:.2f}" for name in ("k", "x", "ρg", "a") if name in of)
+        return f"1 + {told} = {self.ratio():.2f} × plain fine-tuning on one device; {self.ratio(True):.2f} × with a second one"
+
+
+def constrained_costs(
+    recipe: Recipe, model: ModelOutline, machine: Machine, lengths: Sequence[int], steps: int, drawn: int
+) -> Costs:
+    """The parts of a constrained run.
+
+    Args:
+        lengths: tokens of each corpus row.
+        steps: optimiser steps.
+        drawn: outputs drawn, for guidance and to measure satisfaction.
+    """
+    batch = recipe.training.batch_size * recipe.training.gradient_accumulation_steps
+    mean = sum(lengths) / len(lengths)
+    visited = steps * batch * (2 if recipe.guidance.positions != "corpus" else 1)
+    tokens, weights, small = visited * mean, float(model.parameters), float(nado_weights(recipe.nado, model.width))
+    constraints, refreshed = len(recipe.constraints), refreshes(recipe)
+    anchors = recipe.guidance.anchor != "live"
+    kept = recipe.guidance.positions == "corpus" and not anchors and visited >= len(lengths)
+    frozen = (len(lengths) * mean if kept else tokens) + anchors * tokens
+    if recipe.nado.shape == "own" and not anchors:
+        frozen = 0.0
+    logits = tokens * model.vocabulary * constraints
+    near = tokens if recipe.guidance.reference_kl > 0 else 0.0  # held near the reference
+    read = drawn * (mean + recipe.sampling.max_new_tokens)
+    fitted = (recipe.guidance.samples + min(recipe.nado_fit.corpus_rows, len(lengths))) * mean * refreshed
+    decoded, batches = drawn * recipe.sampling.max_new_tokens, -(-drawn // recipe.sampling.batch_size)
+    passes = batches * recipe.sampling.max_new_tokens
+
+    def part(name: str, symbol: str, flops: float, speed: float, moved: float = 0.0, work: float = 0.0) -> Part:
+        return Part(name, symbol, flops, moved, max(flops / speed, moved / machine.bytes) + work / machine.elements)
+
+    return Costs((
+        plain_part(model, machine, steps * batch * mean, steps),
+        part("regulariser in the head", "k",
+             2 * logits * (recipe.nado.rank + 1) + 2 * near * model.vocabulary * model.width,
+             STEP_EFFICIENCY * machine.trained, work=REGULARISER_WORK * logits + HEAD_WORK * near * model.vocabulary),
+        part("frozen model in the steps", "x", 2 * weights * frozen, READING_EFFICIENCY * machine.inference),
+        part("NADO in the steps", "x", 2 * small * tokens * constraints, SMALL_EFFICIENCY * machine.exact),
+        part("drawing outputs", "ρg", 2 * weights * decoded, DECODING_EFFICIENCY * machine.inference, 2 * weights * passes),
+        part("reading outputs", "ρg", 4 * weights * read, READING_EFFICIENCY * machine.inference),
+        part("fitting NADO", "a", 6 * small * fitted * recipe.nado_fit.epochs * constraints,
+             SMALL_EFFICIENCY * machine.exact),
+        part("the oracle", "o", 0.0, 1.0),
+        part("handing the policy over", "s", 0.0, 1.0, 8.0 * model.trainable * refreshed),
+    ))  # fmt: skip
+
+
+def plain_part(model: ModelOutline, machine: Machine, tokens: float, steps: int) -> Part:
+    """Fine-tuning without a constraint: products of body and head, the cross-entropy, and AdamW, which is memory alone."""
+    flops = tokens * (4.0 * model.parameters + 2.0 * model.trainable)
+    moved = steps * (ADAM_BYTES * model.trainable + 6.0 * model.parameters)  # the weights once more for bfloat16 copies
+    seconds = flops / (STEP_EFFICIENCY * machine.trained) + moved / machine.bytes
+    work = HEAD_WORK * tokens * model.vocabulary / machine.elements
+    return Part("plain fine-tuning", "1", flops, moved, seconds + work)
+
+
+def nado_weights(nado: NadoConfig, width: int) -> int:
+    """Weights of one constraint's NADO."""
+    count = nado.width * (width + 12 * nado.width * nado.layers) + nado.rank * (nado.width + width)
+    return count + (width * nado.width if nado.shape == "own" else 0)
+
+
+def measured_machine(device: torch.device, dtype: torch.dtype) -> Machine:
+    """The speeds of this machine now, in about a second.
+
+    Args:
+        dtype: of training.
+    """
+    speeds = {each: matmul_speed(device, each) for each in dict.fromkeys((dtype, fast_dtype(device), torch.float32))}
+    block = torch.zeros(2**26 if device.type == "cuda" else 2**18, device=device)
+    long, copy = (torch.zeros(2**24, device=device) for _ in range(2))
+    elements = block.numel() * _times_a_second(lambda: torch.sigmoid(block, out=block), device)
+    moved = 2 * long.numel() * long.element_size() * _times_a_second(lambda: copy.copy_(long), device)
+    return Machine(speeds[dtype], speeds[fast_dtype(device)], speeds[torch.float32], elements, moved)
+
+
+def matmul_speed(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations a second of a matrix product here and now, in a fifth of a second."""
+    size = 4096 if device.type == "cuda" else 768
+    a, b = (torch.randn(size, size, device=device, dtype=torch.float32).to(dtype) for _ in range(2))
+    return 2.0 * size**3 * _times_a_second(lambda: a @ b, device)
+
+
+def _times_a_second(call: Callable[[], object], device: torch.device) -> float:
+    done, seconds = 0, 0.0
+    call()
+    start = time.perf_counter()
+    while seconds < _BENCH_SECONDS:  # at least once, however long this process is kept waiting
+        for _ in range(4):
+            call()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        done += 4
+        seconds = time.perf_counter() - start
+    return done / seconds

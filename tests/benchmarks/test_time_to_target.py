@@ -1,0 +1,104 @@
+"""The benchmark of reaching a violation rate: when it is reached, who is compared with whom, a real run of each kind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def _points(*rates: float) -> list[dict[str, float]]:
+    return [
+        {
+            "step": 5.0 * n,
+            "minutes": 1.0 * n,
+            "tokens": 100.0 * n,
+            "oracle_calls": 10.0 * n,
+            "rate": rate,
+            "low": rate,
+            "high": rate,
+            "n": 50.0,
+        }
+        for n, rate in enumerate(rates, 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rates", "step"),
+    [
+        ((0.4, 0.1, 0.1), 10),
+        ((0.4, 0.1, 0.3, 0.1, 0.05), 20),
+        ((0.4, 0.3, 0.1), 15),
+        ((0.1, 0.4), None),
+        ((0.2,), None),
+    ],
+)
+def test_the_target_is_reached_by_two_measurements_in_a_row_or_by_the_last(
+    script: Any, rates: tuple[float, ...], step: int | None
+) -> None:
+    point = script("violation_curve").reached(_points(*rates), 0.1)
+    assert (None if point is None else point["step"]) == step
+
+
+def test_ours_is_compared_with_the_quickest_learning_rate_of_each_rival(script: Any, tmp_path: Path) -> None:
+    bench = script("time_to_target")
+    cells = {
+        bench.Cell("constrained", None, 0): _points(
+            0.05, 0.05, 0.08
+        ),  # early points do not count: the corpus is not learned yet
+        bench.Cell("rloo", 1e-5, 0): _points(0.4, 0.4, 0.4, 0.4),
+        bench.Cell("rloo", 3e-5, 0): _points(0.4, 0.4, 0.4, 0.4, 0.4, 0.1),
+        bench.Cell("grpo", 1e-5, 0): _points(0.4, 0.4, 0.4, 0.4),
+    }
+    rows = bench.rows_of({cell: {"points": points} for cell, points in cells.items()}, 0.1)
+    value = {row["name"]: row for row in rows if "_over_" in row["name"]}
+    assert value["minutes_over_rloo"]["value"] == 3 / 6 and value["minutes_over_rloo"]["bound"] == "exact"
+    assert value["tokens_over_grpo"]["value"] == 3 / 4 and value["tokens_over_grpo"]["bound"] == "at most"
+    told = {"rows": rows, "machine": {"cpu": "c", "cores": 1}, "command": "x", "date": "2026-01-01"}
+    table = bench.table(told, tmp_path / "r.json")
+    assert "| rloo, 1e-05 | 0 | not reached in 4.0 |" in table and "| minutes over grpo | ≤ 0.750 |" in table
+    script("violation_curve").curve_figure(tmp_path / "figure.html", rows)
+    assert "rloo, 3e-05, seed 0" in (tmp_path / "figure.html").read_text(encoding="utf-8")
+
+
+def test_where_ours_has_not_reached_it_there_is_no_ratio(script: Any) -> None:
+    bench = script("time_to_target")
+    cells = {bench.Cell("constrained", None, 0): _points(0.05, 0.3), bench.Cell("rloo", 1e-5, 0): _points(0.1)}
+    assert not [
+        row for row in bench.rows_of({c: {"points": p} for c, p in cells.items()}, 0.1) if "_over_" in row["name"]
+    ]
+
+
+def test_each_method_is_trained_measured_and_not_run_again(
+    script: Any, tmp_path: Path, recipe_file: Path, capsys: Any
+) -> None:
+    pytest.importorskip("trl")
+    words = [
+        "--quick",
+        "--methods",
+        "rloo",
+        "--recipe",
+        str(recipe_file),
+        "--work",
+        str(tmp_path / "work"),
+        "--results",
+        str(tmp_path),
+    ]
+    bench = script("time_to_target")
+    bench.main(words)
+    (path,) = tmp_path.glob("time_to_target.*.json")
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    curve = {
+        way: [int(r["step"]) for r in rows if r["name"] == "violation_rate" and r["way"] == way]
+        for way in ("constrained", "rloo, 1e-05")
+    }
+    assert curve["constrained"] == [1, 2] and curve["rloo, 1e-05"][:2] == [1, 2] and len(curve["rloo, 1e-05"]) > 2
+    spent = [float(r["minutes"]) for r in rows if r["name"] == "violation_rate" and r["way"] == "rloo, 1e-05"]
+    assert spent == sorted(spent) and spent[0] > 0
+    calls = {r["way"]: r["value"] for r in rows if r["name"] == "oracle_calls_to_target"}
+    assert calls["constrained"] > 0
+    assert capsys.readouterr().err.count("...") == 2
+    bench.main(words)
+    assert "..." not in capsys.readouterr().err
