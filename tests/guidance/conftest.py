@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from adhere.guidance.evidence import Evidence, ReadEvidence
+from adhere.guidance.likely_tokens import likely_tokens
 from adhere.models.nado import Nado, build_nado
 from adhere.models.nado_config import NadoConfig
 from adhere.records import Verdict
@@ -49,7 +50,8 @@ def toy_evidence() -> MakeEvidence:
             )
             if asked:
                 item.asked_C = torch.randperm(length, generator=random)[:asked].sort().values.tolist()
-                item.log_p_CV = torch.full((len(item.asked_C), VOCABULARY), 1 / VOCABULARY).log()
+                log_p_CV = torch.full((len(item.asked_C), VOCABULARY), 1 / VOCABULARY).log()
+                item.tokens_CK, item.log_p_CK = likely_tokens(log_p_CV, random)
             made.append(item)
         return made
 

@@ -7,6 +7,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from adhere.guidance.evidence import Evidence, ReadEvidence, pad, read
+from adhere.models.corpus_features import CorpusFeatures
 from adhere.models.frozen import FrozenModel, hidden_states
 from adhere.records import LabelledSample, Sample, Verdict
 
@@ -53,7 +54,7 @@ def test_features_are_those_of_a_lone_forward_pass_whatever_the_padding(
     ready = read(_evidence(), reference, tiny_model, asked=0, generator=_random(), batch_size=batch_size)
     assert [item.evidence for item in ready] == _evidence()
     for item in ready:
-        assert item.features_TD is not None and item.log_p_CV is None
+        assert item.features_TD is not None and item.log_p_CK is None
         torch.testing.assert_close(item.features_TD, _alone(tiny_model, item)[0], atol=1e-5, rtol=1e-5)
 
 
@@ -66,8 +67,8 @@ def test_asked_positions_hold_the_policys_log_softmax_after_as_many_output_token
         first, last = len(item.evidence.prompt_ids) - 1, len(item.tokens) - 2
         assert item.asked_C and set(item.asked_C) <= set(range(first, last + 1))  # each has an output token after it
         assert len(set(item.asked_C)) == len(item.asked_C) == min(4, len(item.evidence.output_ids))
-        assert item.log_p_CV is not None
-        torch.testing.assert_close(item.log_p_CV, _alone(policy, item)[1][item.asked_C], atol=1e-5, rtol=1e-5)
+        assert item.log_p_CK is not None
+        torch.testing.assert_close(item.log_p_CK, _alone(policy, item)[1][item.asked_C], atol=1e-5, rtol=1e-5)
     # The first output token, predicted from the last prompt token, is among them; short outputs are asked everywhere.
     assert ready[0].asked_C == [1, 2, 3]
     assert ready[1].asked_C == [0]
@@ -97,13 +98,13 @@ def test_features_of_corpus_rows_are_computed_once_and_of_samples_always(
         passes.append(len(tokens_BT))
         return hidden_states(model, tokens_BT, mask_BT)
 
-    monkeypatch.setattr("adhere.guidance.evidence.hidden_states", counted)
-    reference, corpus = FrozenModel(tiny_model, torch.float32), _evidence(on_policy=False)
-    known: dict[int, torch.Tensor] = {}
-    first = read([*_evidence(), *corpus], reference, tiny_model, asked=0, generator=_random(), known=known)
+    for module in ("guidance.evidence", "models.corpus_features"):
+        monkeypatch.setattr(f"adhere.{module}.hidden_states", counted)
+    reference, rows = FrozenModel(tiny_model, torch.float32), _evidence(on_policy=False)
+    corpus = CorpusFeatures(reference, [row.tokens for row in rows])
+    first = read([*_evidence(), *rows], reference, tiny_model, asked=0, generator=_random(), corpus=corpus)
     assert passes == [4, 4]
-    assert known.keys() == {id(item) for item in corpus}
-    second = read([*_evidence(), *corpus], reference, tiny_model, asked=0, generator=_random(), known=known)
+    second = read([*_evidence(), *rows], reference, tiny_model, asked=0, generator=_random(), corpus=corpus)
     assert passes == [4, 4, 4]
     for one, other in zip(first, second, strict=True):
         assert one.features_TD is not None and other.features_TD is not None
@@ -121,16 +122,16 @@ def test_samples_have_the_same_features_to_the_bit_whether_the_corpus_is_known_o
         return hidden_states(model, tokens_BT, mask_BT)
 
     monkeypatch.setattr("adhere.guidance.evidence.hidden_states", watched)
-    reference, corpus = FrozenModel(tiny_model, torch.float32), _evidence(on_policy=False)
-    known: dict[int, torch.Tensor] = {}
+    reference, rows = FrozenModel(tiny_model, torch.float32), _evidence(on_policy=False)
+    corpus = CorpusFeatures(reference, [row.tokens for row in rows])
     seen = []
     for _ in range(2):
         shapes.clear()
         ready = read(
-            [*corpus, *_evidence()], reference, tiny_model, asked=0, generator=_random(), known=known, batch_size=3
+            [*rows, *_evidence()], reference, tiny_model, asked=0, generator=_random(), corpus=corpus, batch_size=3
         )
-        seen.append((shapes[:2], [item.features_TD for item in ready[4:]]))
-    assert seen[0][0] == seen[1][0]
+        seen.append((list(shapes), [item.features_TD for item in ready[4:]]))
+    assert seen[0][0] == seen[1][0] and len(seen[0][0]) == 2
     assert all(torch.equal(one, other) for one, other in zip(seen[0][1], seen[1][1], strict=True))  # type: ignore[arg-type]
 
 

@@ -101,16 +101,16 @@ def test_logits_of_few_rows_are_held_at_a_time_where_they_are_large(
 ) -> None:
     items = [Evidence((1, 2), tuple(range(3, 3 + n)), {"c": Verdict(1.0)}) for n in (4, 2, 4, 3)]
     shapes: list[torch.Size] = []
-    whole = evidence_module.next_token_logits
+    whole = evidence_module.logits_at
 
     def watched(*arguments: Any) -> torch.Tensor:
-        shapes.append((logits_BTV := whole(*arguments)).shape)
-        return logits_BTV
+        shapes.append((logits_CV := whole(*arguments)).shape)
+        return logits_CV
 
-    monkeypatch.setattr(evidence_module, "next_token_logits", watched)
-    monkeypatch.setattr(evidence_module, "LOGITS_AT_ONCE", 2 * 6 * tiny_model.config.vocab_size)
+    monkeypatch.setattr(evidence_module, "logits_at", watched)
+    monkeypatch.setattr(evidence_module, "LOGITS_AT_ONCE", 2 * 4 * tiny_model.config.vocab_size)
     ready = read(items, None, tiny_model, asked=16, generator=_random())
-    assert [shape[0] for shape in shapes] == [2, 2] and all(item.log_p_CV is not None for item in ready)
+    assert [shape[0] for shape in shapes] == [5, 8] and all(item.log_p_CK is not None for item in ready)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])

@@ -13,6 +13,7 @@ from torch.nn.functional import binary_cross_entropy
 from adhere.guidance import fit as fitting
 from adhere.guidance.config import FitConfig
 from adhere.guidance.evidence import Evidence, ReadEvidence
+from adhere.guidance.likely_tokens import likely_tokens
 from adhere.models.nado import Nado
 from adhere.records import Verdict
 
@@ -45,7 +46,7 @@ def _ready(asked: bool) -> list[ReadEvidence]:
         first = len(item.evidence.prompt_ids) - 1
         item.asked_C = [first, first + len(item.evidence.output_ids) - 1]
         logits_CV = torch.randn(2, 24, generator=random)
-        item.log_p_CV = logits_CV.log_softmax(-1)
+        item.tokens_CK, item.log_p_CK = likely_tokens(logits_CV.log_softmax(-1), random)
     return ready
 
 
@@ -84,7 +85,7 @@ def _twin(nado: Nado, items: list[ReadEvidence], config: FitConfig) -> torch.Ten
             learned = target[n + 1] if known[n + 1] else states[n + 1][0].detach()
             following.append(weight * binary_cross_entropy(states[n][1][item.output_ids[n]], learned))
             following_weight.append(weight)
-        for position, log_p_V in zip(read.asked_C, [] if read.log_p_CV is None else read.log_p_CV, strict=True):
+        for position, log_p_V in zip(read.asked_C, [] if read.log_p_CK is None else read.log_p_CK, strict=True):
             r, r_next_V = states[position + 1 - len(item.prompt_ids)]
             average = (log_p_V.exp() * r_next_V).sum().detach()
             consistency.append(average * (average / r).log() + (1 - average) * ((1 - average) / (1 - r)).log())

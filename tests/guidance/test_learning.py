@@ -13,6 +13,7 @@ from transformers import LlamaForCausalLM
 from adhere.guidance.config import FitConfig
 from adhere.guidance.evidence import Evidence, ReadEvidence, read
 from adhere.guidance.fit import fit
+from adhere.guidance.likely_tokens import likely_tokens
 from adhere.models.frozen import FrozenModel, hidden_states
 from adhere.models.nado import Nado, build_nado
 from adhere.models.nado_config import NadoConfig
@@ -133,7 +134,7 @@ def test_forward_consistency_teaches_what_the_end_of_corpus_rows_says(
             Evidence((1,), row, {"c": Verdict(clean[-1], None if clean[-1] else clean)}, on_policy=False), None
         )
         item.asked_C = [0, 1, 2]
-        item.log_p_CV = torch.full((3, 24), 1 / 24).log()
+        item.tokens_CK, item.log_p_CK = likely_tokens(torch.full((3, 24), 1 / 24).log(), random)
         evidence.append(item)
     evidence += toy_evidence(40, length=3, seed=3)
     nado = make_nado()

@@ -98,10 +98,13 @@ def test_a_refresh_leaves_samples_labels_and_guidance_on_disk(
     assert guidance.version.iteration == 0 and guidance.version.policy_step == 0
     assert guidance.version.quality[NO_VOWELS.name]["sequences"] == 14  # the corpus rows are fitted beside them
     assert Guidance.exists(refresher.guidance_folder(0))
-    assert [event for event, _ in told] == ["sampled"] * 3 + ["labelled", "read", "fitted"]
+    assert [event for event, _ in told] == [
+        *["sampled"] * 3, "spent", *["judged"] * 3, "labelled", "spent", "read", "fitted", "spent",
+    ]  # fmt: skip
     assert told[2][1].pop("tokens_per_second") > 0
     assert told[2][1] == {"batch": 3, "batches": 3}
-    assert told[-1][1]["constraint"] == NO_VOWELS.name and "auc" in told[-1][1]
+    assert [numbers["part"] for event, numbers in told if event == "spent"] == ["sampling", "labelling", "fitting"]
+    assert told[-2][1]["constraint"] == NO_VOWELS.name and "auc" in told[-2][1]
 
 
 def test_guidance_on_disk_is_loaded_and_not_made_again(
@@ -145,7 +148,7 @@ def test_a_refresh_that_was_stopped_goes_on_to_the_same_guidance(
         if part == "sampling":
             patched.setattr(TransformersSampler, "draw", stops(TransformersSampler.draw, 3))
         elif part == "labelling":
-            patched.setattr("adhere.guidance.refresh.label", stops(lambda *_: [], 1))
+            patched.setattr("adhere.guidance.labelling.label", stops(lambda *_: [], 1))
         else:
             patched.setattr("adhere.guidance.refresh.fit", stops(lambda *_: None, 1))
         make_refresher().run(FIRST, tiny_model)

@@ -45,6 +45,7 @@ def test_more_iterations_than_steps_and_none_at_all_are_refused(steps: int, iter
 class Recorded:
     """An executor that is ready at once and remembers what it was asked for."""
 
+    seconds = 0.0
     requests: list[Request] = field(default_factory=list)
     held: tuple[int, ...] = ()  # iterations whose guidance is on disk
 
@@ -61,6 +62,8 @@ class Recorded:
     def result(self) -> Guidance:
         request = self.requests[-1]
         return Guidance(GuidanceVersion(request.iteration, request.policy_step), {})
+
+    def close(self) -> None: ...
 
     def told(self) -> list[tuple[int, int, int, int | None]]:
         """(iteration, policy_step, step, iteration of the previous guidance) of every request."""

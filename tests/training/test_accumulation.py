@@ -125,7 +125,7 @@ def test_guidance_that_says_nothing_is_plain_fine_tuning(
     monkeypatch.setattr("adhere.guidance.refresh.fit", fresh)
     start = copy.deepcopy(tiny_model)
     constrained = make_trainer(
-        **SGD, positions=positions, violating_rows="learn", gradient_accumulation_steps=2, train_dataset=ROWS,
+        **SGD, positions=positions, violating_rows="learn", reference_kl=0.0, gradient_accumulation_steps=2, train_dataset=ROWS,
         constraints=[Constraint(JsonOracle(), name="json")],  # it does not say where, so nothing is known but by NADO
     )  # fmt: skip
     collate = ConstrainedCollator(constrained.tokenizer)

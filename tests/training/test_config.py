@@ -14,6 +14,7 @@ from adhere.errors import RecipeError
 from adhere.guidance.config import FitConfig, RefreshConfig
 from adhere.models.nado_config import NadoConfig
 from adhere.sampling.sampler import SamplingConfig
+from adhere.sampling.sampler_config import SamplerConfig
 from adhere.training.config import ConstrainedConfig
 from adhere.training.method_config import Anchor, MethodConfig, Positions, ScheduleName, ViolatingRows
 
@@ -63,7 +64,7 @@ def test_columns_that_only_the_collator_reads_are_kept(make_config: MakeConfig) 
 
 def test_sections_may_be_written_as_dictionaries_and_go_into_checkpoints_as_such(make_config: MakeConfig) -> None:
     config = make_config(sampling={"top_p": 0.9}, nado_fit=FitConfig(epochs=7))
-    assert config.sampling == SamplingConfig(top_p=0.9)
+    assert config.sampling == SamplerConfig(top_p=0.9)
     described = json.loads(config.to_json_string())  # type: ignore[no-untyped-call]
     assert described["sampling"]["top_p"] == 0.9
     assert described["nado_fit"]["epochs"] == 7

@@ -26,7 +26,7 @@ Rows = list[dict[str, str]]
 
 NOUNS = ("cat", "dog", "cow", "fox", "hen", "owl")
 DOMAINS: dict[str, dict[str, Any]] = {
-    "chat": {"loss_weight": 0.5, "constraints": {"no z": 3.0}},
+    "chat": {"loss_weight": 0.5, "constraints": {"no z": 3.0}, "reference_kl": 0.0},
     "news": {"loss_weight": 0.0, "constraints": {}, "reference_kl": 1.5},
 }
 
@@ -53,7 +53,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict[str, Any], LossSums
 
     def watched(logits: Tensor, batch: Any, *rest: Any, **keywords: Any) -> LossSums:
         sums = loss_sums(logits, batch, *rest, **keywords)
-        found.append(({"batch": batch, **keywords}, sums))
+        found.append(({"batch": batch, "features": rest[2], **keywords}, sums))
         return sums
 
     monkeypatch.setattr("adhere.training.trainer.loss_sums", watched)
@@ -63,13 +63,15 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict[str, Any], LossSums
 def test_every_row_gets_the_weights_of_its_domain_and_every_sample_those_of_its_prompt(
     make_trainer: MakeTrainer, constraints: list[Constraint], mixed: Rows, seen: list[Any]
 ) -> None:
-    trainer = make_trainer(train_dataset=mixed, constraints=constraints, domains=DOMAINS, positions="both", max_steps=2)
+    trainer = make_trainer(
+        train_dataset=mixed, constraints=constraints, domains=DOMAINS, positions="both", max_steps=2, reference_kl=0.25
+    )
     trainer.train()
     text_domain = {row["prompt"] + row["completion"]: row["domain"] or "default" for row in mixed}
     for iteration in (0, 1):
         for sample in SampleStore(trainer.run_folder).samples(iteration):
             text_domain[sample.prompt + sample.output] = sample.domain
-    expected = {"chat": (0.5, 0.0, 3.0, None), "news": (0.0, 1.5, None, None), "default": (1.0, 0.0, 2.5, 1.5)}
+    expected = {"chat": (0.5, 0.0, 3.0, None), "news": (0.0, 1.5, None, None), "default": (1.0, 0.25, 2.5, 1.5)}
     found = set()
     for given, _ in seen:
         rows: RowWeights = given["rows"]
@@ -89,20 +91,51 @@ def test_the_reference_is_read_where_a_row_is_held_to_it_and_is_the_model_before
 ) -> None:
     monkeypatch.setattr("adhere.training.trainer.fast_dtype", lambda _: torch.float32)
     trainer = make_trainer(
-        train_dataset=mixed, domains=DOMAINS, per_device_train_batch_size=1, max_steps=6, save_steps=99
+        train_dataset=mixed,
+        domains=DOMAINS,
+        reference_kl=0.0,
+        per_device_train_batch_size=1,
+        max_steps=6,
+        save_steps=99,
     )
     assert trainer.model is not None
     before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
     trainer.train()
-    read = [given["reference_logits_BTV"] is not None for given, _ in seen]
+    assert all(given["reference_logits_BTV"] is None for given, _ in seen)  # its hidden states are enough
+    read = [given["reference_head"] is not None for given, _ in seen]
     assert read == [bool((given["rows"].reference_B > 0).any()) for given, _ in seen] and set(read) == {True, False}
     trainer.model.load_state_dict(before, strict=False)
     for given, _ in seen:
-        if given["reference_logits_BTV"] is not None:
+        if given["reference_head"] is not None:
             batch = given["batch"]
             with torch.no_grad():
                 expected = next_token_logits(trainer.model, batch.input_ids_BT, batch.attention_mask_BT)  # type: ignore[arg-type]
-            torch.testing.assert_close(given["reference_logits_BTV"], expected, atol=1e-5, rtol=1e-5)
+            told = given["features"] @ given["reference_head"].weight_VD.T
+            where = batch.output_BT  # nobody reads them elsewhere
+            torch.testing.assert_close(told[where], expected[where], atol=1e-5, rtol=1e-5)
+
+
+def test_every_domain_without_a_reference_kl_of_its_own_has_that_of_the_run(
+    make_trainer: MakeTrainer, mixed: Rows, seen: list[Any]
+) -> None:
+    domains = {"chat": {"reference_kl": 0.0}, "news": {"loss_weight": 2.0}}
+    trainer = make_trainer(
+        train_dataset=mixed, domains=domains, reference_kl=0.3, positions="corpus", max_steps=2, logging_steps=2
+    )
+    weights = trainer.domains.weights(trainer.domains.numbers(["chat", "news", "default"]), {})
+    assert weights.reference_B.tolist() == pytest.approx([0.0, 0.3, 0.3]) and trainer.domains.keeps_some
+    trainer.train()
+    (line,) = [line for line in trainer.state.log_history if "loss" in line]
+    held = sum(float(given["batch"].held_BT.sum()) for given, _ in seen) / 2
+    told = [float(sums.reference_kl) for _, sums in seen if sums.reference_kl is not None]
+    assert line["reference_kl"] == pytest.approx(sum(told) / 2 / held, rel=0.2)  # steps of nearly the same length
+    assert line["reference_kl"] > 0
+
+
+@pytest.mark.parametrize("weight", [-0.1, float("inf"), float("nan")])
+def test_a_weight_of_the_reference_kl_that_is_none_is_refused(make_trainer: MakeTrainer, weight: float) -> None:
+    with pytest.raises(RecipeError, match="reference_kl must be at least 0 and finite"):
+        make_trainer(reference_kl=weight)
 
 
 @pytest.mark.usefixtures("telling_guidance")

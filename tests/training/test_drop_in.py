@@ -80,10 +80,12 @@ def test_an_optimiser_of_ones_own_is_used(
     assert moved == {"lm_head.weight"}
 
 
-def test_several_processes_are_refused(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_that_no_launcher_has_numbered_are_refused(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = make_config()
     monkeypatch.setattr(ConstrainedConfig, "world_size", 2)
-    with pytest.raises(RecipeError, match="runs in one process for now, and here are 2"):
+    with pytest.raises(RecipeError, match="trains in 2 processes here, and the environment names 1"):
         ConstrainedTrainer("nothing is loaded before", config, [], [])
 
 

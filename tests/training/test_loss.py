@@ -13,6 +13,7 @@ from transformers import LlamaForCausalLM
 from adhere.functional.target import PROBABILITY_FLOOR
 from adhere.guidance.constraint import Constraint
 from adhere.guidance.guidance import Guidance
+from adhere.models.head import find_head, head_input
 from adhere.models.nado import Nado, build_nado
 from adhere.models.nado_config import NadoConfig
 from adhere.oracles.rules import RegexOracle
@@ -338,3 +339,43 @@ def test_nothing_held_is_no_regulariser(tiny_model: LlamaForCausalLM, guidance: 
     batch = _batch(held="samples")
     corpus, regulariser, kl = _sums(tiny_model, batch, guidance)
     assert corpus > 0 and regulariser == 0 and kl.sum() == 0
+
+
+@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES.keys())
+@pytest.mark.parametrize("by_row", [False, True], ids=["everywhere", "by row"])
+def test_the_fused_head_gives_the_same_loss_gradients_and_log(
+    tiny_model: LlamaForCausalLM, guidance: Guidance, batch: Batch, by_row: bool
+) -> None:
+    rows = BY_ROW if by_row else None
+    weights, head, reference_head = (
+        list(tiny_model.parameters()),
+        find_head(tiny_model),
+        find_head(_moved(tiny_model, 1.7)),
+    )
+    assert head is not None and reference_head is not None
+    output = tiny_model(batch.input_ids_BT, attention_mask=batch.attention_mask_BT, output_hidden_states=True)
+    features_BTD = output.hidden_states[-1].detach()
+    read = head_input(tiny_model, tiny_model, head, batch.input_ids_BT, batch.attention_mask_BT)
+    whole, fused = (
+        loss_sums(
+            each, batch, guidance, CONSTRAINTS, features_BTD, None,
+            prefix_weight_clip=1.4, rows=rows, counts=(7.0, 5.0), **more,
+        )
+        for each, more in (
+            (output.logits, {"reference_logits_BTV": (features_BTD @ reference_head.weight_VD.T).detach()}),
+            (read, {"reference_head": reference_head}),
+        )
+    )  # fmt: skip
+    torch.testing.assert_close(fused.over(7.0, 5.0), whole.over(7.0, 5.0), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(fused.corpus, whole.corpus, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(fused.regulariser, whole.regulariser, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(fused.kl, whole.kl, atol=1e-5, rtol=1e-4)
+    if rows is not None:
+        assert fused.by_domain is not None and whole.by_domain is not None
+        for name, expected in whole.by_domain.by_name().items():
+            assert fused.by_domain.by_name()[name] == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    found, expected_gradients = (
+        torch.autograd.grad(sums.over(7.0, 5.0), weights, retain_graph=True) for sums in (fused, whole)
+    )
+    for one, other in zip(found, expected_gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)

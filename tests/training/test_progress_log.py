@@ -46,9 +46,12 @@ def _sums(corpus: float, kl: float) -> LossSums:
     return LossSums(torch.tensor(corpus), torch.tensor(2 * kl), {"a": torch.tensor(kl), "b": torch.tensor(1.0)})
 
 
-def _trainer(step: int) -> Any:
+def _trainer(step: int, begins: bool = True, is_new: bool = True) -> Any:
+    """At a step that begins its iteration or not, with guidance that was in force before or not."""
     logs: list[dict[str, float]] = []
-    return SimpleNamespace(constraints=[], state=SimpleNamespace(global_step=step), log=logs.append, logs=logs)
+    refreshes = SimpleNamespace(begins=begins, is_new=is_new, told=lambda: {"waited_seconds": 2.0})
+    state = SimpleNamespace(global_step=step)
+    return SimpleNamespace(constraints=[], state=state, log=logs.append, logs=logs, refreshes=refreshes)
 
 
 def test_the_log_has_the_mean_over_steps_of_what_the_micro_batches_add_up_to(tmp_path: Path) -> None:
@@ -66,7 +69,7 @@ def test_the_log_has_the_mean_over_steps_of_what_the_micro_batches_add_up_to(tmp
 
 def test_a_resumed_run_counts_the_steps_from_where_it_goes_on(tmp_path: Path) -> None:
     log = ProgressLog(tmp_path)
-    log.guidance(_trainer(step=40), Guidance(GuidanceVersion(1, 30), {}))
+    log.guidance(_trainer(step=40, begins=False), Guidance(GuidanceVersion(1, 30), {}))
     log.add(_sums(8.0, 4.0), corpus=8.0, held=4.0, tokens=10)
     log.add(_sums(8.0, 4.0), corpus=8.0, held=4.0, tokens=10)
     assert log.take(42)["corpus_loss"] == pytest.approx(1.0)
@@ -96,11 +99,19 @@ def test_speed_leaves_out_refreshes_and_what_came_before_the_first_step(tmp_path
 
 
 def test_guidance_is_logged_where_its_iteration_begins_and_not_again_after_a_resume(tmp_path: Path) -> None:
-    begins, resumed = _trainer(step=30), _trainer(step=33)
+    begins, resumed = _trainer(step=30), _trainer(step=33, begins=False)
     for trainer in (begins, resumed):
         ProgressLog(tmp_path).guidance(trainer, Guidance(GuidanceVersion(2, 30), {}))
-    assert begins.logs == [{"iteration": 2.0}]
+    assert begins.logs == [{"iteration": 2.0, "waited_seconds": 2.0}]
     assert resumed.logs == []
+
+
+def test_the_log_names_the_policy_that_samples_are_of_where_it_is_not_that_of_the_step(tmp_path: Path) -> None:
+    late, again = _trainer(step=40), _trainer(step=50, is_new=False)
+    for trainer in (late, again):
+        ProgressLog(tmp_path).guidance(trainer, Guidance(GuidanceVersion(2, 30), {}))
+    assert late.logs == [{"iteration": 2.0, "waited_seconds": 2.0, "policy_step": 30.0}]
+    assert again.logs == [{"waited_seconds": 2.0}]  # a new iteration, but no new samples
 
 
 def test_satisfaction_comes_with_its_wilson_interval() -> None:

@@ -120,10 +120,10 @@ def test_from_a_checkpoint_at_a_boundary_the_refresh_that_was_cut_off_is_done(
     stopped = make_trainer(**SIX_STEPS, output_dir=str(tmp_path / "stopped"))
     save = Guidance.save
 
-    def stops(guidance: Guidance, folder: Path) -> None:
+    def stops(guidance: Guidance, folder: Path, *made_of: Any) -> None:
         if guidance.version.iteration == 1:
             raise Stop
-        save(guidance, folder)
+        save(guidance, folder, *made_of)
 
     with monkeypatch.context() as patched, pytest.raises(Stop):
         patched.setattr(Guidance, "save", stops)

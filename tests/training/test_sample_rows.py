@@ -25,7 +25,7 @@ def _samples() -> list[LabelledSample]:
 
 
 def test_a_sample_is_held_at_its_output_and_learned_nowhere(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
-    batch = SampleRows(_samples(), [CONSTRAINT], tiny_tokenizer).batch(10, seed=0, number=0)
+    batch = SampleRows(_samples(), [CONSTRAINT], tiny_tokenizer).batch(range(10), seed=0, number=0)
     assert len(batch["row"]) == 3  # an output without tokens has nothing to hold
     assert (batch["labels"] == -100).all() and (batch["row"] == -1).all()
     known = {prompt + output: (len(prompt), importance) for prompt, output, importance in OUTPUTS}
@@ -45,7 +45,7 @@ def test_what_is_drawn_depends_on_seed_and_number_alone(tiny_tokenizer: PreTrain
     rows = SampleRows(_samples(), [CONSTRAINT], tiny_tokenizer)
 
     def drawn(seed: int, number: int) -> list[list[int]]:
-        return rows.batch(2, seed, number)["input_ids"].tolist()
+        return rows.batch(range(2), seed, number)["input_ids"].tolist()
 
     before = torch.random.get_rng_state()
     first = drawn(0, 0)
@@ -59,7 +59,7 @@ def test_two_batches_are_joined_at_the_longer_ones_width(tiny_tokenizer: PreTrai
     collate = ConstrainedCollator(tiny_tokenizer)
     corpus = collate([{"input_ids": [1, 2], "prompt_length": 1, "learn_prompt": False, "row": 4}])
     corpus |= {"log_importance": torch.zeros(1), "violates_at": torch.tensor([[5]]), "score": torch.tensor([[0.5]])}
-    samples = SampleRows(_samples(), [CONSTRAINT], tiny_tokenizer).batch(3, 0, 0)
+    samples = SampleRows(_samples(), [CONSTRAINT], tiny_tokenizer).batch(range(3), 0, 0)
     for first, second in ((corpus, samples), (samples, corpus)):
         joined = join(first, second, pad_token=9)
         width = samples["input_ids"].shape[1]
@@ -72,3 +72,15 @@ def test_two_batches_are_joined_at_the_longer_ones_width(tiny_tokenizer: PreTrai
         others = [b for b in range(4) if b != row]
         assert torch.equal(joined["input_ids"][others], samples["input_ids"])
         assert torch.equal(joined["log_importance"][others], samples["log_importance"])
+
+
+def test_processes_share_the_samples_of_a_batch(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    rows = SampleRows(_samples(), [CONSTRAINT], tiny_tokenizer)
+    whole = rows.batch(range(4), seed=1, number=2)["input_ids"].tolist()
+    first, second = (rows.batch(places, seed=1, number=2)["input_ids"].tolist() for places in ([0, 1], [2, 3]))
+    assert _without_padding(first + second) == _without_padding(whole)
+    assert rows.batch([-1, 99], seed=1, number=2) == {}  # rows that only fill up, and more of them than samples
+
+
+def _without_padding(rows: list[list[int]]) -> list[list[int]]:
+    return [[token for token in row if token != 31] for row in rows]

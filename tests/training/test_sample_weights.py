@@ -50,7 +50,7 @@ def test_a_sampled_prefix_weighs_the_same_however_the_samples_are_cut_into_batch
     guidance, reference = _guidance(tiny_model, shape), FrozenModel(tiny_model, torch.float32)
 
     def sums(samples: list[LabelledSample], log_means: dict[str, torch.Tensor] | None) -> LossSums:
-        rows = SampleRows(samples, [CONSTRAINT], tiny_tokenizer).batch(9, 0, 0)
+        rows = SampleRows(samples, [CONSTRAINT], tiny_tokenizer).batch(range(9), 0, 0)
         ids_BT, mask_BT = rows["input_ids"], rows["attention_mask"]
         output_BT = torch.nn.functional.pad(rows["output_mask"][:, 1:], (0, 1))
         none_B = torch.zeros(len(ids_BT), dtype=torch.bool)
@@ -100,7 +100,9 @@ def test_the_log_tells_how_many_samples_the_weighted_ones_are_worth(
 ) -> None:
     monkeypatch.setattr(SampleStore, "labelled", lambda *_: SAMPLES)
     logs: list[dict[str, float]] = []
-    trainer: Any = SimpleNamespace(constraints=[], state=SimpleNamespace(global_step=0), log=logs.append)
+    refreshes = SimpleNamespace(begins=True, is_new=True, told=dict)
+    state = SimpleNamespace(global_step=0)
+    trainer: Any = SimpleNamespace(constraints=[], state=state, log=logs.append, refreshes=refreshes)
     ProgressLog(tmp_path).guidance(trainer, Guidance(GuidanceVersion(0, 0), {}))
     weights = torch.tensor([importance for *_, importance in OUTPUTS]).exp()
     assert logs[0]["effective_samples"] == pytest.approx(float(weights.sum() ** 2 / (weights**2).sum()))

@@ -90,7 +90,9 @@ def test_the_log_tells_of_both_losses_of_satisfaction_and_of_nado(make_trainer: 
             assert {f"nado/{name}/{key}" for key in ("auc", "calibration_error", "saturation")} <= line.keys()
     events = [json.loads(line) for line in (trainer.run_folder / "events.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events if event["event"] == "fitted"] == ["fitted"] * 4
-    assert {event["step"] for event in events} == {0, 2}
+    assert {event["step"] for event in events if event["event"] == "fitted"} == {0, 2}
+    trained = [event for event in events if event.get("part") == "training"]
+    assert [(event["iteration"], event["step"]) for event in trained] == [(0, 2), (1, 4)]  # noted when it is over
 
 
 @pytest.mark.usefixtures("telling_guidance")

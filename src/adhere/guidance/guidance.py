@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from adhere.files import write_json_atomic
+from adhere.digests import broken, seal
+from adhere.errors import RunFolderError
+from adhere.files import whole_folder, write_json_atomic
 from adhere.models.nado import Nado, build_nado
 from adhere.models.nado_config import NadoConfig
 from adhere.records import GuidanceVersion
@@ -31,25 +33,38 @@ class Guidance:
         """True when no NADO needs the hidden states of the frozen model."""
         return all(nado.reads_tokens for nado in self.nados.values())
 
-    def save(self, folder: Path) -> None:
-        """Write weights, optimisers and version to `folder`, whole or not at all."""
-        partial = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        weights = {
-            f"{name}/{key}": value for name, nado in self.nados.items() for key, value in nado.state_dict().items()
-        }
-        save_file({key: value.contiguous().cpu() for key, value in weights.items()}, partial / "nado.safetensors")
-        states = {f"{name}/{key}": value for name, state in self.optimizers.items() for key, value in state.items()}
-        save_file({key: value.contiguous().cpu() for key, value in states.items()}, partial / "optimizer.safetensors")
-        shapes = {name: nado.config.model_dump() for name, nado in self.nados.items()}
-        write_json_atomic(partial / "guidance.json", {**dataclasses.asdict(self.version), "shapes": shapes})
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+    def save(self, folder: Path, made_of: Iterable[Path] = ()) -> None:
+        """Write weights, optimisers and version to `folder`, whole or not at all.
+
+        Args:
+            made_of: the samples and labels it was fitted on: their digests are written down with its own.
+        """
+        with whole_folder(folder, folder.with_name(folder.name + ".partial")) as partial:
+            weights = {
+                f"{name}/{key}": value for name, nado in self.nados.items() for key, value in nado.state_dict().items()
+            }
+            save_file({key: value.contiguous().cpu() for key, value in weights.items()}, partial / "nado.safetensors")
+            states = {f"{name}/{key}": value for name, state in self.optimizers.items() for key, value in state.items()}
+            save_file(
+                {key: value.contiguous().cpu() for key, value in states.items()}, partial / "optimizer.safetensors"
+            )
+            shapes = {name: nado.config.model_dump() for name, nado in self.nados.items()}
+            write_json_atomic(partial / "guidance.json", {**dataclasses.asdict(self.version), "shapes": shapes})
+            seal(partial, made_of)
 
     @classmethod
     def load(cls, folder: Path, embeddings_VD: Tensor) -> Guidance:
-        """Read what `save` wrote; the frozen model's token embeddings are not saved with it."""
+        """Read what `save` wrote; the frozen model's token embeddings are not saved with it.
+
+        Raises:
+            RunFolderError: a file of it is not what was written.
+        """
+        for file, wrong in (broken(folder) or {}).items():
+            if file.parent == folder:
+                raise RunFolderError(
+                    f"{file} {wrong}: it was damaged after it was written. `adhere doctor --repair` of the run's folder moves "
+                    "it aside, and --resume makes it again"
+                )
         described = json.loads((folder / "guidance.json").read_text(encoding="utf-8"))
         shapes = described.pop("shapes")
         weights, states = load_file(folder / "nado.safetensors"), load_file(folder / "optimizer.safetensors")

@@ -18,7 +18,8 @@ def fit_quality(logit_N: Tensor, score_N: Tensor, value_N: Tensor, weight_N: Ten
     Returns:
         auc: ROC-AUC of R against the final label (0.5 where all labels are equal); value_auc: the same of the value;
         calibration_error: expected calibration error over ten equal-width bins, a probability;
-        saturation: share of R outside (0.001, 0.999): a NADO that is all saturated can guide nothing.
+        saturation: share of R outside (0.001, 0.999): a NADO that is all saturated can guide nothing;
+        certain: share of R above 0.999.
     """
     r, score = logit_N.double().sigmoid().numpy(), score_N.double().numpy()
     satisfied = score >= 0.5
@@ -28,6 +29,7 @@ def fit_quality(logit_N: Tensor, score_N: Tensor, value_N: Tensor, weight_N: Ten
         "value_auc": _auc(value_N.double().numpy(), satisfied, weight),
         "calibration_error": _calibration_error(r, score, weight),
         "saturation": float(np.average((r < 0.001) | (r > 0.999), weights=weight)) if len(r) else 0.0,
+        "certain": float(np.average(r > 0.999, weights=weight)) if len(r) else 0.0,
     }
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from adhere import ranks
 from adhere.costs import Ledger
 from adhere.data.batch_log import read_state
 from adhere.data.sample_store import SampleStore
@@ -25,18 +26,17 @@ from adhere.guidance.constraint import Constraint
 from adhere.guidance.evidence import Evidence, ReadEvidence, evidence_of, read
 from adhere.guidance.fit import fit
 from adhere.guidance.guidance import Guidance, generator_for
-from adhere.guidance.labels import label
-from adhere.guidance.missing import found_later, require_verdicts
+from adhere.guidance.labelling import Labelling, Report
+from adhere.guidance.sharing import SharedWriter, from_first
+from adhere.guidance.spans import spent
+from adhere.models.corpus_features import CorpusFeatures
 from adhere.models.frozen import FrozenModel
 from adhere.models.nado import Nado, build_nado
 from adhere.models.nado_config import NadoConfig
-from adhere.oracles.base import violates
-from adhere.oracles.spending import added, spending_of
+from adhere.oracles.base import Effort, violates
 from adhere.records import GuidanceVersion, LabelledSample, Prompt, Sample
-from adhere.sampling.sampler import SamplingConfig, TransformersSampler
-
-Report = Callable[[str, dict[str, Any]], None]
-"""Called with the name of what happened and its numbers."""
+from adhere.sampling.backend import sampler_for
+from adhere.sampling.sampler import Batch, SamplingConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,7 @@ class Refresher:
         folder: the run folder.
         report: told of every part, with numbers.
         part: folder below the run folder for samples and labels that no guidance is fitted on (measurements).
+        alive: called after every step of a fit, of which nothing else tells that it goes on.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -77,7 +78,8 @@ class Refresher:
     seed: int
     report: Report
     part: str = ""
-    known: dict[int, Tensor] = field(default_factory=dict)  # features of the corpus rows, read once
+    alive: Callable[[int, int], None] | None = None
+    features: CorpusFeatures | None = None  # of the corpus rows, read once; made when first needed
 
     def run(self, request: Request, policy: PreTrainedModel) -> Guidance:
         """Sample, label and fit, going on where a stopped run left off.
@@ -98,16 +100,31 @@ class Refresher:
                 f"{folder} is missing, and the policy has moved on from step {request.policy_step} to {request.step}, so it "
                 "cannot be made again; resume from an earlier checkpoint or start afresh in another folder"
             )
-        guidance = self._fit(request, policy, self.draw(request, policy))
-        guidance.save(folder)
+        labelled = self.draw(request, policy)
+        guidance = from_first(lambda: self._fitted_and_saved(request, policy, labelled), self.reference.embeddings_VD)
+        assert guidance is not None
         return guidance
 
     def draw(self, request: Request, policy: PreTrainedModel) -> list[LabelledSample]:
-        """Sample and label alone, on disk batch by batch. Raises OracleError and RunFolderError as `run`."""
-        return self._label(request, self._sample(request, policy))
+        """Sample and label alone, on disk batch by batch. Raises OracleError and RunFolderError as `run`.
+
+        Where several processes train, each does its share; a server that samples, and a service that judges, is asked by
+        the first alone.
+        """
+        served = getattr(self.sampling, "backend", "transformers") != "transformers"
+        paid = any(constraint.oracle.effort == Effort.SERVICE for constraint in self.constraints)
+        with spent(self.report, "sampling", request.iteration):
+            sample = partial(self._sample, request, policy)
+            samples = ranks.on_first(sample) if served else sample()
+        with spent(self.report, "labelling", request.iteration):
+            judge = partial(self._label, request, samples)
+            return ranks.on_first(judge) if paid else judge()
 
     def on_disk(self, request: Request) -> Guidance | None:
         """The guidance as an earlier process left it. Raises RunFolderError when that is of another run."""
+        return from_first(lambda: self._on_disk(request), self.reference.embeddings_VD)
+
+    def _on_disk(self, request: Request) -> Guidance | None:
         folder = self.guidance_folder(request.iteration)
         if not Guidance.exists(folder):
             return None
@@ -136,85 +153,60 @@ class Refresher:
 
     def _sample(self, request: Request, policy: PreTrainedModel) -> list[Sample]:
         store = SampleStore(self.folder / self.part)
-        sampler = TransformersSampler(policy, self.tokenizer, self.sampling)
-        batches = sampler.plan(self._share(request.iteration), self.refresh.samples_per_prompt)
-        header = self._header(request, len(batches))
-        writer, ledger = store.begin("samples", request.iteration, header), Ledger(self.folder)
-        work = f"{self.part} samples {request.iteration}".strip()
-        for batch in batches[writer.done :]:
-            start = time.monotonic()
-            drawn = sampler.draw(batch, seed=self.seed * 1_000_003 + request.iteration)
-            tokens = sum(len(sample.output_ids) for sample in drawn)
-            speed = tokens / max(time.monotonic() - start, 1e-9)
-            ledger.record(f"{work} batch {batch.number}", generated_outputs=len(drawn), generated_tokens=tokens)
-            writer.append(batch.number, drawn)
-            self.report(
-                "sampled", {"batch": batch.number + 1, "batches": len(batches), "tokens_per_second": round(speed, 1)}
-            )
+        with sampler_for(policy, self.tokenizer, self.sampling) as sampler:
+            batches = sampler.plan(self._share(request.iteration), self.refresh.samples_per_prompt)
+            header, ledger = self.header(request, len(batches)), Ledger(self.folder)
+            writer = SharedWriter(lambda: store.begin("samples", request.iteration, header))
+            work = f"{self.part} samples {request.iteration}".strip()
+
+            def draw(batch: Batch) -> tuple[list[Sample], float]:
+                start = time.monotonic()
+                drawn = sampler.draw(batch, seed=self.seed * 1_000_003 + request.iteration)
+                return drawn, time.monotonic() - start
+
+            for batch, (drawn, seconds) in ranks.in_rounds(batches[writer.done :], draw):
+                tokens = sum(len(sample.output_ids) for sample in drawn)
+                speed = ranks.count() * tokens / max(seconds, 1e-9)
+                ledger.record(f"{work} batch {batch.number}", generated_outputs=len(drawn), generated_tokens=tokens)
+                writer.append(batch.number, drawn)
+                told = {"batch": batch.number + 1, "batches": len(batches), "tokens_per_second": round(speed, 1)}
+                self.report("sampled", told | sampler.told())
         writer.finish()
-        return store.samples(request.iteration)
+        return ranks.on_first(lambda: store.samples(request.iteration))
 
     def _label(self, request: Request, samples: Sequence[Sample]) -> list[LabelledSample]:
-        store = SampleStore(self.folder / self.part)
-        size = max(1, self.sampling.batch_size)
-        starts = range(0, len(samples), size)
-        writer = store.begin("labels", request.iteration, self._header(request, len(starts)))
-        ledger = Ledger(self.folder)
-        before = spending_of(*(constraint.oracle for constraint in self.constraints))
-        for number in range(writer.done, len(starts)):
-            part = samples[number * size : (number + 1) * size]
-            spent: Counter[str] = Counter()
-            verdicts = label(
-                self.constraints,
-                self.tokenizer,
-                [s.prompt for s in part],
-                [s.output for s in part],
-                [s.output_ids for s in part],
-                spent,
-            )
-            ledger.record(f"{self.part} labels {request.iteration} batch {number}".strip(), **spent)
-            writer.append(number, [LabelledSample(s, v) for s, v in zip(part, verdicts, strict=True)])
-        writer.finish()
-        labelled = self._ask_again(request, store)
-        missing = require_verdicts(
-            self.constraints,
-            [item.verdicts for item in labelled],
-            self.refresh.max_without_verdict,
-            f"outputs of iteration {request.iteration}",
-        )
-        numbers: dict[str, Any] = {"iteration": request.iteration, "outputs": len(labelled)}
-        if any(missing.values()):
-            numbers["no_verdict"] = missing
-        numbers |= added(before, spending_of(*(constraint.oracle for constraint in self.constraints)))
+        numbers: dict[str, Any] = {}
         if not self.sampling.untruncated:
-            log_importance_N = torch.tensor([item.sample.log_importance for item in labelled])
+            log_importance_N = torch.tensor([sample.log_importance for sample in samples])
             numbers["effective_samples"] = round(float(effective_sample_size(log_importance_N)), 1)
-        self.report("labelled", numbers)
-        return labelled
+        labelling = Labelling(
+            self.constraints, self.tokenizer, self.folder, self.part, self.sampling.batch_size,
+            self.refresh.max_without_verdict, self.report,
+        )  # fmt: skip
+        return labelling.run(request.iteration, samples, partial(self.header, request), numbers)
 
-    def _ask_again(self, request: Request, store: SampleStore) -> list[LabelledSample]:
-        """The labelled samples, with what could still be found of the verdicts that were missing."""
-        labelled = store.labelled(request.iteration)
-        samples, verdicts = [item.sample for item in labelled], [item.verdicts for item in labelled]
-        asked = [s.prompt for s in samples], [s.output for s in samples], [s.output_ids for s in samples]
-        left = sum(said[c.name].score is None for said in verdicts for c in self.constraints)
-        for found, spent in found_later(self.constraints, self.tokenizer, *asked, verdicts):
-            Ledger(self.folder).record(f"{self.part} labels {request.iteration} again, {left} left".strip(), **spent)
-            left -= len(found)
-            if found:
-                store.fill(request.iteration, found)
-        return store.labelled(request.iteration)
+    def _fitted_and_saved(
+        self, request: Request, policy: PreTrainedModel, labelled: Sequence[LabelledSample]
+    ) -> Guidance:
+        with spent(self.report, "fitting", request.iteration):
+            guidance = self.fitted(request, policy, labelled)
+        store = SampleStore(self.folder)
+        made_of = [store.path("samples", request.iteration), store.path("labels", request.iteration)]
+        guidance.save(self.guidance_folder(request.iteration), made_of)
+        return guidance
 
-    def _fit(self, request: Request, policy: PreTrainedModel, labelled: Sequence[LabelledSample]) -> Guidance:
+    def fitted(self, request: Request, policy: PreTrainedModel, labelled: Sequence[LabelledSample]) -> Guidance:
+        """Guidance fitted on labelled samples; nothing is written. Raises GuidanceError as `run`."""
         evidence = [*evidence_of(labelled), *self.corpus]
         generator = generator_for(self.seed, request.iteration, 23)
+        features = self.features = self.features or CorpusFeatures(self.reference, [e.tokens for e in self.corpus])
         ready = read(
             evidence,
             None if self.nado.shape == "own" else self.reference,
             policy,
             asked=self.fitting.consistency_positions if self.fitting.consistency_weight else 0,
             generator=generator,
-            known=self.known,
+            corpus=features,
         )
         self.report("read", {"sequences": len(ready)})
         nados: dict[str, Nado] = {}
@@ -230,7 +222,7 @@ class Refresher:
                 state = request.previous.optimizers.get(name) or None
             try:
                 with torch.enable_grad():
-                    result = fit(nado, state, ready, name, self.fitting, generator)
+                    result = fit(nado, state, ready, name, self.fitting, generator, self.alive)
             except GuidanceError as error:
                 if request.previous is None or state is None:
                     if not _all_satisfy(ready, name):
@@ -257,7 +249,7 @@ class Refresher:
     def _refuse_guidance_of_another_run(self, request: Request) -> None:
         """Raises RunFolderError when the samples it was fitted on were made by other settings, or by a later policy."""
         path = SampleStore(self.folder).path("labels", request.iteration)
-        found, wanted = read_state(path).header or {}, self._header(request, 0)
+        found, wanted = read_state(path).header or {}, self.header(request, 0)
         for name in ("policy_step", "fingerprint"):
             if found.get(name, wanted[name]) != wanted[name]:
                 raise RunFolderError(
@@ -265,9 +257,10 @@ class Refresher:
                     f"{found[name]!r}, this run has {wanted[name]!r}; choose another output folder, or delete this one"
                 )
 
-    def _header(self, request: Request, batches: int) -> dict[str, Any]:
+    def header(self, request: Request, batches: int) -> dict[str, Any]:
+        """Of the files of samples and labels: what they are made by. The model is looked at for it."""
         settings = {
-            "sampling": self.sampling.model_dump(),
+            "sampling": self.sampling.settings(),
             "refresh": self.refresh.settings(),
             "nado": self.nado.model_dump(),
             "fitting": self.fitting.model_dump(),

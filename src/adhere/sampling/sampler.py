@@ -38,7 +38,10 @@ class SamplingConfig(BaseModel):
     max_new_tokens: int = Field(64, ge=1, description="longest output, in tokens")
     batch_size: int = Field(64, ge=1, description="outputs drawn at the same time")
     temperature: float = Field(
-        1.0, gt=0.0, description="1 samples the model as it is; otherwise importance weights are kept"
+        1.0,
+        gt=0.0,
+        allow_inf_nan=False,
+        description="1 samples the model as it is; otherwise importance weights are kept",
     )
     top_p: float = Field(1.0, gt=0.0, le=1.0, description="nucleus sampling; 1 is off")
     top_k: int = Field(0, ge=0, description="keep the k likeliest tokens; 0 is off")
@@ -47,6 +50,10 @@ class SamplingConfig(BaseModel):
     def untruncated(self) -> bool:
         """True when outputs are samples of the model itself."""
         return self.temperature == 1.0 and self.top_p == 1.0 and self.top_k == 0
+
+    def settings(self) -> dict[str, object]:
+        """What the samples depend on."""
+        return self.model_dump(include=set(SamplingConfig.model_fields))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +66,7 @@ class Batch:
 
 
 class Sampler(Protocol):
-    """Draws outputs batch by batch. `TransformersSampler` is the one that is always there."""
+    """Draws outputs batch by batch, all from one policy. `TransformersSampler` is the one that is always there."""
 
     def plan(self, prompts: Sequence[Prompt], samples_per_prompt: int = 1) -> list[Batch]:
         """The batches in which these prompts will be sampled."""
@@ -67,6 +74,10 @@ class Sampler(Protocol):
 
     def draw(self, batch: Batch, seed: int) -> list[Sample]:
         """Sample one batch, in the order of its items."""
+        ...
+
+    def told(self) -> dict[str, float]:
+        """For the log, numbers about the outputs drawn so far; none where all went as it should."""
         ...
 
 
@@ -95,32 +106,15 @@ class TransformersSampler:
         Raises:
             CorpusError: a prompt and `max_new_tokens` together are longer than the model's context.
         """
-        limit = int(getattr(self.model.config, "max_position_embeddings", 0) or 1_000_000)
-        encoded = {}
-        for prompt in prompts:
-            ids = tuple(encode_prompt(self.tokenizer, prompt.text))
-            if len(ids) + self.config.max_new_tokens > limit:
-                raise CorpusError(
-                    f"prompt {prompt.index} ({prompt.text[:40]!r}…) has {len(ids)} tokens; with sampling.max_new_tokens = "
-                    f"{self.config.max_new_tokens} it exceeds the model's context of {limit}; shorten the prompt, or lower "
-                    "sampling.max_new_tokens or corpus.max_prompt_length"
-                )
-            encoded[prompt.index] = ids
-        items = [(prompt, replicate) for prompt in prompts for replicate in range(samples_per_prompt)]
-        items.sort(key=lambda item: (len(encoded[item[0].index]), item[0].index, item[1]))
-        size = self.config.batch_size
-        chunks = [items[start : start + size] for start in range(0, len(items), size)]
-        return [
-            Batch(number, tuple(chunk), tuple(encoded[prompt.index] for prompt, _ in chunk))
-            for number, chunk in enumerate(chunks)
-        ]
+        return plan_batches(context_length(self.model), self.tokenizer, self.config, prompts, samples_per_prompt)
 
     def draw(self, batch: Batch, seed: int) -> list[Sample]:
         """Sample one batch, in the order of its items."""
         import torch
-        from transformers import GenerationConfig, LogitsProcessorList
+        from transformers import GenerationConfig
 
         from adhere.sampling.choice import InverseCdfChoice, float64_device
+        from adhere.sampling.decoding import decode
 
         length = max(map(len, batch.prompt_ids))
         pad, ends = pad_id(self.tokenizer), end_ids(self.model, self.tokenizer)
@@ -145,14 +139,13 @@ class TransformersSampler:
             bos_token_id=self.tokenizer.bos_token_id, use_cache=True,
         )  # fmt: skip
         with torch.inference_mode(), _as_it_is(self.model):
-            generate: Callable[..., Tensor] = self.model.generate  # type: ignore[assignment]
-            output_BT = generate(
-                input_ids=torch.tensor(ids, device=device),
-                attention_mask=prompt_mask,
-                generation_config=settings,
-                logits_processor=LogitsProcessorList([choice]),
-            )
-        return self._samples(batch, output_BT[:, length:].tolist(), choice, ends)
+            ids_BT = torch.tensor(ids, device=device)
+            outputs = decode(self.model, ids_BT, prompt_mask, settings, choice, leave=self.guide is None)
+        return self._samples(batch, outputs, choice, ends)
+
+    def told(self) -> dict[str, float]:
+        """Nothing: tokens and their probabilities are the model's own."""
+        return {}
 
     def _samples(
         self, batch: Batch, outputs: list[list[int]], choice: InverseCdfChoice, ends: list[int]
@@ -182,6 +175,51 @@ class TransformersSampler:
                 )
             )
         return samples
+
+
+def plan_batches(
+    context: int,
+    tokenizer: PreTrainedTokenizerBase,
+    config: SamplingConfig,
+    prompts: Sequence[Prompt],
+    samples_per_prompt: int,
+) -> list[Batch]:
+    """The batches of every sampler: they depend on the prompts, the tokenizer and the batch size alone.
+
+    Args:
+        context: the longest sequence that the model takes (`context_length`).
+
+    Raises:
+        CorpusError: a prompt and `max_new_tokens` together are longer than the model's context.
+    """
+    encoded = {}
+    for prompt in prompts:
+        ids = tuple(encode_prompt(tokenizer, prompt.text))
+        if len(ids) + config.max_new_tokens > context:
+            raise CorpusError(
+                f"prompt {prompt.index} ({prompt.text[:40]!r}…) has {len(ids)} tokens; with sampling.max_new_tokens = "
+                f"{config.max_new_tokens} it exceeds the model's context of {context}; shorten the prompt, or lower "
+                "sampling.max_new_tokens or corpus.max_prompt_length"
+            )
+        encoded[prompt.index] = ids
+    items = [(prompt, replicate) for prompt in prompts for replicate in range(samples_per_prompt)]
+    items.sort(key=lambda item: (len(encoded[item[0].index]), item[0].index, item[1]))
+    size = config.batch_size
+    chunks = [items[start : start + size] for start in range(0, len(items), size)]
+    return [
+        Batch(number, tuple(chunk), tuple(encoded[prompt.index] for prompt, _ in chunk))
+        for number, chunk in enumerate(chunks)
+    ]
+
+
+def context_length(model: PreTrainedModel) -> int:
+    """The longest sequence that a model takes, in tokens."""
+    return int(getattr(model.config, "max_position_embeddings", 0) or 1_000_000)
+
+
+def seed_of(seed: int, prompt: Prompt, replicate: int) -> int:
+    """For engines with random numbers of their own: a seed for one output, whatever it is drawn with; 31 bits."""
+    return int(np.random.SeedSequence([seed, prompt.index, replicate]).generate_state(1)[0] >> 1)
 
 
 def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedModel
 
+from adhere import ranks
 from adhere.data.sample_store import SampleStore
 from adhere.files import write_json_atomic
 from adhere.guidance.config import RefreshConfig
@@ -71,7 +72,7 @@ class Adaptation:
         every = trainer.config.measure_every or measured_every(trainer.state.max_steps)
         if refreshed is None and step - self._measured_at < every:
             return
-        samples = self._draw(policy) if refreshed is None else self._of_refresh(refreshed)
+        samples = self._draw(trainer.policy()) if refreshed is None else self._of_refresh(refreshed)
         logs: dict[str, float] = {}
         for name, measured in self._measured(samples).items():
             given_up = self.multipliers.update(name, measured)
@@ -97,7 +98,8 @@ class Adaptation:
             told.append(said | {"sentence": self.multipliers.sentence(name, measured)})
             trainer.progress.event("target", trainer.state.global_step, told[-1])
             trainer.log(measured.numbers(name))
-        write_json_atomic(trainer.run_folder / TARGETS, told)
+        if ranks.is_first():
+            write_json_atomic(trainer.run_folder / TARGETS, told)
 
     def _measured(self, samples: Sequence[LabelledSample]) -> dict[str, Satisfaction]:
         """By constraint, over the outputs of the domains it acts in; those without any verdict are left out."""
@@ -127,7 +129,8 @@ class Adaptation:
         }
 
     def _of_refresh(self, guidance: Guidance) -> list[LabelledSample]:
-        return SampleStore(self._trainer.run_folder).labelled(guidance.version.iteration)
+        store = SampleStore(self._trainer.run_folder)
+        return ranks.on_first(lambda: store.labelled(guidance.version.iteration))
 
     def _draw(self, policy: PreTrainedModel, times: int = 1) -> list[LabelledSample]:
         """Fresh outputs of the policy as it stands, from disk where a stopped run has drawn them already."""

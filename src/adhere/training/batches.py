@@ -17,7 +17,7 @@ from adhere.training.sample_rows import SampleRows, join
 
 BATCH_KEYS = ("input_ids", "attention_mask", "learned", "output", "held", "sampled", "tilted", "log_importance",
               "violates_at", "score")  # fmt: skip
-"""What a completed batch holds beside `domain`: the fields of `loss.Batch`, in order."""
+"""What a completed batch holds beside `domain` and `row`: the fields of `loss.Batch`, in order."""
 
 
 def complete(
@@ -33,7 +33,8 @@ def complete(
     """The masks of the loss, and the sampled rows where the regulariser is to see them.
 
     Args:
-        batch: from the collator.
+        batch: from the collator, perhaps with the `place` of its rows in the global batch (`processes.placed`): the samples
+            of these places are joined to it.
         number: of the micro-batch in the run; it chooses the samples.
         config: positions, and what is done with violating rows.
         domains: of the run's rows and prompts.
@@ -44,10 +45,13 @@ def complete(
     """
     corpus_rows, device = len(batch["row"]), batch["row"].device
     domain_B = domains.of_rows(batch["row"])
+    batch = dict(batch)
+    places = batch.pop("place", torch.arange(corpus_rows)).tolist()
     rows = {**batch, "log_importance": torch.zeros(corpus_rows, device=device), "domain": domain_B}
     rows |= {"violates_at": known[0].to(device), "score": known[1].to(device)}
     if sample_rows is not None:
-        rows = join(rows, sample_rows.batch(corpus_rows, config.seed, number), pad_token)
+        samples = sample_rows.batch(places, config.seed, number)
+        rows = join(rows, samples, pad_token) if samples else rows
     learned_BT = torch.zeros_like(rows["labels"], dtype=torch.bool)
     learned_BT[:, :-1] = rows["labels"][:, 1:] != IGNORED
     violating_B = torch.isin(rows["row"], violating.to(device))
@@ -69,4 +73,5 @@ def complete(
         "score": rows["score"],
         "tilted": violating_B if config.violating_rows == "tilt" else torch.zeros_like(violating_B),
         "domain": rows["domain"],
+        "row": rows["row"],
     }

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from adhere.errors import RunFolderError
 from adhere.files import whole_file
+from adhere.guidance.snapshots import FOLDER as SNAPSHOTS
 
 if TYPE_CHECKING:
     from adhere.training.trainer import ConstrainedTrainer
@@ -44,29 +47,56 @@ class Boundaries(TrainerCallback):
         return control
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        guidance, folder = self._trainer.guidance, self._trainer.run_folder
-        if guidance is not None and state.is_world_process_zero:
-            keep(folder, folder / f"checkpoint-{state.global_step}", guidance.version.iteration)
+        refreshes, folder = self._trainer.refreshes, self._trainer.run_folder
+        if refreshes.in_force is not None and state.is_world_process_zero:
+            stands, checkpoint = refreshes.in_force, folder / f"checkpoint-{state.global_step}"
+            keep(folder, checkpoint, stands.guidance, anchor=refreshes.iteration, refreshing=stands.refreshing)
 
 
-def keep(run_folder: Path, checkpoint: Path, iteration: int) -> None:
-    """Put the files of the iteration that a checkpoint stands in (or ends) beside it, as hard links where that can be.
+def keep(
+    run_folder: Path, checkpoint: Path, iteration: int, *, anchor: int | None = None, refreshing: int | None = None
+) -> None:
+    """Put the files that training goes on with from a checkpoint beside it.
 
     They are the guidance in force, the samples and labels it was fitted on and the anchor: what the rest of the iteration
-    is trained with, and what no later policy could make again.
+    is trained with, and what no later policy could make again; and of a refresh under way the snapshot that it began from
+    with what has been made of it so far. They are copied, so that damage to one leaves the other; anchor and snapshot, as
+    large as the model, are hard links where that can be.
+
+    Args:
+        iteration: that the guidance in force was made in.
+        anchor: that training is in; the same without it.
+        refreshing: that a refresh is under way for.
     """
-    name = f"iteration-{iteration:04d}"
-    patterns = (f"guidance/{name}/*", f"samples/{name}.jsonl", f"labels/{name}.jsonl", f"anchors/{name}.safetensors")
+    patterns = [*_made_in(iteration), f"anchors/iteration-{iteration if anchor is None else anchor:04d}.safetensors"]
+    if refreshing is not None:
+        patterns += [*_made_in(refreshing), f"{SNAPSHOTS}/iteration-{refreshing:04d}.safetensors"]
     for pattern in patterns:
         for file in run_folder.glob(pattern):
             target = checkpoint / KEPT / file.relative_to(run_folder)
             if target.exists():
                 continue
             with whole_file(target) as part:
-                try:
-                    os.link(file, part)
-                except OSError:  # a file system without hard links
+                if pattern.startswith(("anchors/", f"{SNAPSHOTS}/")):
+                    with suppress(OSError):  # a file system without hard links
+                        os.link(file, part)
+                if not part.exists():
                     shutil.copyfile(file, part)
+
+
+def _made_in(iteration: int) -> tuple[str, str, str]:
+    name = f"iteration-{iteration:04d}"
+    return f"guidance/{name}/*", f"samples/{name}.jsonl", f"labels/{name}.jsonl"
+
+
+def refuse_another_run(run_folder: Path) -> None:
+    """Raises RunFolderError when the folder holds a run that went further than one that begins at its first step."""
+    later = [*run_folder.glob("checkpoint-*"), *run_folder.glob("guidance/iteration-*[1-9]")]
+    if later:
+        raise RunFolderError(
+            f"{run_folder} holds a run already ({later[0].relative_to(run_folder)}): go on with it by "
+            "train(resume_from_checkpoint=True), or choose another output_dir"
+        )
 
 
 def restore(run_folder: Path, checkpoint: Path) -> None:

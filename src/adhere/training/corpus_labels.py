@@ -6,12 +6,14 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from adhere import ranks
 from adhere.costs import Ledger
 from adhere.files import append_whole, cut_torn_line, write_text_atomic
 from adhere.guidance.config import RefreshConfig
@@ -20,7 +22,7 @@ from adhere.guidance.evidence import Evidence
 from adhere.guidance.guidance import generator_for
 from adhere.guidance.labels import label, violations
 from adhere.guidance.missing import found_later, require_verdicts
-from adhere.oracles.base import violates
+from adhere.oracles.base import Effort, violates
 from adhere.records import Verdict
 from adhere.training.domains import domains_of
 
@@ -61,7 +63,7 @@ class CorpusLabels:
         self._numbers: list[int] = rows["row"][:]
         texts = json.dumps([rows[column][:] for column in ("prompt", "completion")])
         self._digest = hashlib.sha256(texts.encode()).hexdigest()[:16]
-        found = self._read()
+        found = ranks.on_first(self._read)
         self._begun = found is not None  # the file is of this corpus and these oracles
         self._verdicts: dict[int, dict[str, Verdict]] = found or {}
 
@@ -117,26 +119,32 @@ class CorpusLabels:
 
     def _label(self, positions: Sequence[int]) -> None:
         missing = [position for position in positions if self._number(position) not in self._verdicts]
-        for start in range(0, len(missing), CHUNK):
-            part = [self._rows[position] for position in missing[start : start + CHUNK]]
-            spent: Counter[str] = Counter()
-            verdicts = label(
-                self._constraints,
-                self._tokenizer,
-                [row["prompt"] for row in part],
-                [row["completion"] for row in part],
-                [row["input_ids"][row["prompt_length"] :] for row in part],
-                spent,
-            )
+        parts = [missing[start : start + CHUNK] for start in range(0, len(missing), CHUNK)]
+        paid = any(constraint.oracle.effort == Effort.SERVICE for constraint in self._constraints)
+        for _, (said, spent) in ranks.in_rounds(parts, self._asked, shared=not paid):
             # Its first row names a part: a row is labelled once.
-            Ledger(self._folder).record(f"corpus labels from row {part[0]['row']}", **spent)
-            said = {row["row"]: found for row, found in zip(part, verdicts, strict=True)}
-            self._append(said)  # at once: an oracle that fails later must not take these with it
+            Ledger(self._folder).record(f"corpus labels from row {next(iter(said))}", **spent)
+            # At once: an oracle that fails later must not take these with it.
+            ranks.on_first(partial(self._append, said))
             self._verdicts.update(said)
-        self._ask_again(positions)
+        self._verdicts.update(ranks.on_first(lambda: self._ask_again(positions)))
 
-    def _ask_again(self, positions: Sequence[int]) -> None:
-        """Ask for verdicts that are missing, once in a run; then there must be enough of them."""
+    def _asked(self, positions: Sequence[int]) -> tuple[dict[int, dict[str, Verdict]], Counter[str]]:
+        """Verdicts on rows, by their numbers, and what they cost."""
+        part, spent = [self._rows[position] for position in positions], Counter[str]()
+        verdicts = label(
+            self._constraints,
+            self._tokenizer,
+            [row["prompt"] for row in part],
+            [row["completion"] for row in part],
+            [row["input_ids"][row["prompt_length"] :] for row in part],
+            spent,
+        )
+        return {row["row"]: found for row, found in zip(part, verdicts, strict=True)}, spent
+
+    def _ask_again(self, positions: Sequence[int]) -> dict[int, dict[str, Verdict]]:
+        """Ask for verdicts that are missing, once in a run; then there must be enough of them. Returns those found."""
+        filled: dict[int, dict[str, Verdict]] = {}
         numbers = [self._number(position) for position in positions]
         lacking = [
             self._rows[position]
@@ -159,9 +167,11 @@ class CorpusLabels:
             if said:
                 self._append(said)
                 self._verdicts.update(said)
+                filled.update(said)
         self._asked_again.update(row["row"] for row in lacking)
         verdicts = [self._verdicts[number] for number in numbers]
         require_verdicts(self._constraints, verdicts, self._max_without_verdict, "corpus rows")
+        return filled
 
     def _number(self, position: int) -> int:
         return self._numbers[position]

@@ -69,6 +69,7 @@ class Domains:
         constraints: of the run.
         rows: the tokenised training rows, with `row` and perhaps `domain`.
         prompted: domains of the prompts, which may have some that no row has.
+        reference_kl: weight of KL(reference ‖ p) in domains that have none of their own.
 
     Raises:
         RecipeError: as `check_domains`.
@@ -80,6 +81,7 @@ class Domains:
         constraints: Sequence[Constraint],
         rows: Dataset,
         prompted: Iterable[str],
+        reference_kl: float = 0.0,
     ) -> None:
         of_rows, of_prompts = domains_of(rows), set(prompted)
         check_domains(sections, constraints, of_rows, of_prompts)
@@ -87,6 +89,8 @@ class Domains:
         self._told_apart = tuple(self.names) if sections else ()
         self._constraints = list(constraints)
         self._sections = [sections.get(name, DomainConfig()) for name in self.names]
+        own = [section.reference_kl for section in self._sections]
+        self._reference_kl = [reference_kl if each is None else each for each in own]
         self._number = {name: number for number, name in enumerate(self.names)}
         self._of_row = {row: self._number[name] for row, name in zip(rows["row"][:], of_rows, strict=True)}
 
@@ -98,7 +102,7 @@ class Domains:
     @property
     def keeps_some(self) -> bool:
         """True when a domain is held to the reference model."""
-        return any(section.reference_kl > 0 for section in self._sections)
+        return any(weight > 0 for weight in self._reference_kl)
 
     def numbers(self, names: Iterable[str]) -> Tensor:
         """Numbers of domains by name."""
@@ -128,7 +132,7 @@ class Domains:
             acts_B[name] = by_row([float(each is None or name in each) for each in chosen]).bool()
         return RowWeights(
             by_row([section.loss_weight for section in self._sections]),
-            by_row([section.reference_kl for section in self._sections]),
+            by_row(self._reference_kl),
             multiplier_B,
             acts_B,
             domain_B,

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Anchor = Literal["live", "iteration", "reference"]
 Positions = Literal["corpus", "samples", "both"]
 ViolatingRows = Literal["learn", "tilt", "leave"]
-ScheduleName = Literal["sequential"]
+ScheduleName = Literal["sequential", "parallel"]
 
 
 MEASUREMENTS = 16
@@ -32,11 +32,12 @@ class DomainConfig(BaseModel):
         description="the constraints that act here, by name, each with its λ (with multiplier dual: where λ starts); "
         "without it all, with their own weights; {} for none",
     )
-    reference_kl: float = Field(
-        0.0,
+    reference_kl: float | None = Field(
+        None,
         ge=0.0,
         allow_inf_nan=False,
-        description="weight of KL(reference ‖ policy), the regulariser of a domain that should not move",
+        description="weight of KL(reference ‖ policy) here instead of guidance.reference_kl: large in a domain that should "
+        "not move",
     )
 
 
@@ -45,7 +46,11 @@ class MethodConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schedule: ScheduleName = Field("sequential", description="when guidance is refreshed: sequential")
+    schedule: ScheduleName = Field(
+        "sequential",
+        description="when guidance is refreshed: sequential (training waits for it), or parallel (training goes on meanwhile, "
+        "with guidance that is one iteration old)",
+    )
     iterations: int = Field(3, ge=1, description="how often guidance is refreshed during the run")
     anchor: Anchor = Field(
         "live",
@@ -59,6 +64,13 @@ class MethodConfig(BaseModel):
         "tilt",
         description="what the language-model loss does with corpus rows that violate: learn them like any, tilt (weigh "
         "each of their tokens by how much less likely it is under q* than under p), or leave them to the regulariser alone",
+    )
+    reference_kl: float = Field(
+        0.2,
+        ge=0.0,
+        allow_inf_nan=False,
+        description="weight of KL(reference ‖ policy) at the positions where the policy is held: a little of it keeps what the "
+        "model knew before fine-tuning from the noise of the regulariser",
     )
     prefix_weight_clip: float = Field(
         10.0, ge=1.0, description="largest weight of a sampled prefix when it stands for a prefix of q*"

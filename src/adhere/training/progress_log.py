@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from adhere import ranks
 from adhere.data.sample_store import SampleStore
 from adhere.files import append_line
 from adhere.functional.prefixes import effective_sample_size
@@ -35,24 +36,32 @@ class ProgressLog:
         self._since = time.monotonic()
 
     def event(self, name: str, step: int, numbers: dict[str, Any]) -> None:
-        """Put one event on disk."""
+        """Put one event on disk; where several processes train, the first one's alone."""
+        if not ranks.is_first():
+            return
         append_line(
             self._folder / "events.jsonl", json.dumps({"event": name, "step": step, "time": time.time(), **numbers})
         )
 
     def guidance(self, trainer: ConstrainedTrainer, guidance: Guidance) -> list[LabelledSample]:
-        """Log satisfaction on the fresh samples and the quality of NADO; returns those samples.
+        """Log satisfaction on the samples that guidance was fitted on and the quality of NADO; returns those samples.
 
-        Guidance that a resumed run takes up in the middle of its iteration is in the log already.
+        They are of the policy as it stood at `policy_step`, which the log names where that is not the step at hand. Guidance
+        that a resumed run takes up in the middle of its iteration, or goes on with in the next, is in the log already.
         """
         iteration, step = guidance.version.iteration, trainer.state.global_step
-        samples = SampleStore(self._folder).labelled(iteration)
+        samples = ranks.on_first(lambda: SampleStore(self._folder).labelled(iteration))
         if not self._sums:
             self._step, self._seconds = step, 0.0  # a resumed run counts from where it goes on
         self._since = time.monotonic()  # a refresh is not training time
-        if step != guidance.version.policy_step:
+        refreshes = trainer.refreshes
+        if not refreshes.begins or not refreshes.is_new:
+            if refreshes.begins:
+                trainer.log(refreshes.told())
             return samples
-        logs: dict[str, float] = {"iteration": float(iteration)}
+        logs: dict[str, float] = {"iteration": float(iteration), **refreshes.told()}
+        if step != guidance.version.policy_step:
+            logs["policy_step"] = float(guidance.version.policy_step)
         if samples:
             log_importance_N = torch.tensor([item.sample.log_importance for item in samples])
             logs["effective_samples"] = float(effective_sample_size(log_importance_N))
@@ -76,6 +85,8 @@ class ProgressLog:
         """Add a micro-batch."""
         parts = {"corpus_loss": sums.corpus.detach() / corpus, "regulariser": sums.regulariser.detach() / held}
         parts |= {f"kl/{name}": value / held for name, value in sums.kl.items()}
+        if sums.reference_kl is not None:
+            parts["reference_kl"] = sums.reference_kl / held
         for name, value in parts.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(value)
         for name, part in (sums.by_domain.by_name() if sums.by_domain else {}).items():
@@ -84,6 +95,7 @@ class ProgressLog:
 
     def take(self, step: int) -> dict[str, float]:
         """The means over the steps since the last call, those of each domain over its tokens, and tokens per second."""
+        self._add_up()
         steps = max(step - self._step, 1)
         taken = {name: value / steps for name, value in self._sums.items()}
         taken["kl"] = sum(value for name, value in taken.items() if name.startswith("kl/"))
@@ -94,6 +106,19 @@ class ProgressLog:
         self._sums, self._tokens, self._step, self._seconds = {}, 0, step, 0.0
         self._domains = {}
         return taken
+
+    def _add_up(self) -> None:
+        """Take in what the other processes have: each divides by its share of the counts, so their mean is the whole."""
+        if ranks.count() == 1:
+            return
+        found = ranks.on_each(lambda: (self._sums, self._domains, self._tokens))
+        names = dict.fromkeys(name for sums, _, _ in found for name in sums)
+        self._sums = {name: sum(sums.get(name, 0.0) for sums, _, _ in found) / len(found) for name in names}
+        domains: dict[str, Counter[str]] = {}
+        for _, of_process, _ in found:
+            for name, sums in of_process.items():
+                domains.setdefault(name, Counter()).update(sums)
+        self._domains, self._tokens = domains, sum(tokens for _, _, tokens in found)
 
 
 def _domain_means(sums: Counter[str]) -> dict[str, float]:

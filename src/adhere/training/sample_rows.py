@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -40,9 +40,15 @@ class SampleRows:
         self._samples = [s for s in samples if s.sample.output_ids]
         self._collate = ConstrainedCollator(tokenizer)
 
-    def batch(self, count: int, seed: int, number: int) -> dict[str, Tensor]:
-        """`count` samples as a batch whose labels are all ignored."""
-        order = torch.randperm(len(self._samples), generator=generator_for(seed, number, 53)).tolist()[:count]
+    def batch(self, places: Iterable[int], seed: int, number: int) -> dict[str, Tensor]:
+        """The samples at these places of a seeded order, as a batch whose labels are all ignored; {} where there are none.
+
+        Places below 0 or beyond the last sample are left out.
+        """
+        shuffled = torch.randperm(len(self._samples), generator=generator_for(seed, number, 53)).tolist()
+        order = [shuffled[place] for place in places if 0 <= place < len(shuffled)]
+        if not order:
+            return {}
         drawn = [self._samples[i].sample for i in order]
         batch = self._collated(drawn)
         batch["violates_at"], batch["score"] = violations([self._samples[i].verdicts for i in order], self._constraints)

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from adhere import ranks
 from adhere.costs import Ledger
 
 
@@ -44,10 +45,11 @@ class StepCosts(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         now = time.monotonic()
+        tokens = ranks.on_each(lambda: sum(int(tokens) for tokens in self._tokens))
         self._ledger.record(
             f"{self._stage} step {state.global_step}",
             optimizer_steps=1,
-            trained_tokens=sum(int(tokens) for tokens in self._tokens),
+            trained_tokens=sum(tokens),
             train_seconds=round(now - self._since, 4),
         )
         self._tokens.clear()

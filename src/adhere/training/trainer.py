@@ -12,33 +12,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
+from adhere import ranks
 from adhere.data.collation import IGNORED, ConstrainedCollator
 from adhere.data.prompts import prompts_from_examples
-from adhere.errors import RecipeError, RunFolderError
+from adhere.errors import RecipeError, RefreshError
 from adhere.guidance.constraint import Constraint, check_names
-from adhere.guidance.executors import InProcess
 from adhere.guidance.guidance import Guidance
-from adhere.guidance.refresh import Refresher
-from adhere.guidance.schedule import Schedule, Sequential, boundaries
+from adhere.guidance.schedule import Schedule, boundaries
+from adhere.models.corpus_features import CorpusFeatures
 from adhere.models.frozen import FrozenModel, fast_dtype, unhooked
 from adhere.models.policy import Policy, as_policy
+from adhere.models.whole import WholePolicy
 from adhere.records import Prompt
 from adhere.training.adaptation import Adaptation
 from adhere.training.batches import BATCH_KEYS, complete
-from adhere.training.boundaries import Boundaries, restore
-from adhere.training.config import NO_UPLOAD, ConstrainedConfig
+from adhere.training.boundaries import Boundaries, refuse_another_run, restore
+from adhere.training.config import ConstrainedConfig
 from adhere.training.corpus_labels import CorpusLabels
 from adhere.training.domains import Domains
-from adhere.training.frozen_passes import iteration_anchor, read_frozen
-from adhere.training.last_step import EndsAtLastStep
+from adhere.training.drop_in import DropIn
+from adhere.training.frozen_passes import corpus_features, iteration_anchor, read_frozen
 from adhere.training.loss import Batch, loss_sums
+from adhere.training.policy_pass import PolicyPass
+from adhere.training.processes import check_processes, join_processes, placed, shares
 from adhere.training.progress_log import ProgressLog
+from adhere.training.refresh_health import check_refresh
+from adhere.training.refreshes import Refreshes, refresher_of
 from adhere.training.rows import check_length, tokenised
 from adhere.training.sample_rows import SampleRows
 from adhere.training.step_costs import StepCosts
@@ -46,10 +51,9 @@ from adhere.training.step_costs import StepCosts
 if TYPE_CHECKING:
     from datasets import Dataset
     from peft import PeftConfig
-    from torch.utils.data import DataLoader
 
 
-class ConstrainedTrainer(EndsAtLastStep):
+class ConstrainedTrainer(DropIn):
     """Fine-tunes a causal language model on a corpus while holding it to constraints.
 
     Args:
@@ -85,8 +89,7 @@ class ConstrainedTrainer(EndsAtLastStep):
         eval_dataset: Dataset | Sequence[dict[str, Any]] | dict[str, Any] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
     ) -> None:
-        if args.world_size > 1:
-            raise RecipeError(f"ConstrainedTrainer runs in one process for now, and here are {args.world_size}")
+        join_processes(args)
         self.constraints = list(constraints)
         check_names(self.constraints)
         policy = as_policy(model, processing_class, peft_config, args.seed)
@@ -103,19 +106,26 @@ class ConstrainedTrainer(EndsAtLastStep):
             processing_class=policy.tokenizer,
             callbacks=[*(callbacks or []), Boundaries(self), StepCosts(Path(str(args.output_dir)), "constrained")],
             optimizers=optimizers,
+            health=args.health,
         )
+        ranks.on_first(lambda: check_processes(self))
         self.run_folder = Path(str(args.output_dir))
-        self.reference = FrozenModel(policy.model, fast_dtype(policy.device))  # before any checkpoint is loaded
+        # Before any checkpoint is loaded, and before weights are sharded.
+        self._whole = WholePolicy(policy.model, args.device) if self.is_fsdp_enabled else None
+        self.reference = self._whole.reference if self._whole else FrozenModel(policy.model, fast_dtype(policy.device))
         self.guidance: Guidance | None = None
         self.corpus_labels = CorpusLabels(
             rows, self.constraints, self.tokenizer, self.run_folder, args.refresh.max_without_verdict
         )
-        self.domains = Domains(args.domains, self.constraints, rows, {prompt.domain for prompt in self.prompts})
+        prompted = {prompt.domain for prompt in self.prompts}
+        self.domains = Domains(args.domains, self.constraints, rows, prompted, args.reference_kl)
         self.adaptation = Adaptation(self)
-        self.progress = ProgressLog(self.run_folder)
+        self.progress, self.policy_pass = ProgressLog(self.run_folder), PolicyPass(self)
         self._violating = torch.empty(0, dtype=torch.long)  # numbers of corpus rows
-        self._schedule: Schedule | None = None
+        self.loaded_by = policy.loaded_by
+        self.refreshes = Refreshes(self)
         self._anchor: FrozenModel | None = None
+        self._features: CorpusFeatures | None = None  # of the reference
         self._sample_rows: SampleRows | None = None
         self._log_means: dict[str, Tensor] = {}  # of the weights of sampled prefixes, by constraint
         self._counts = (1.0, 1.0)
@@ -130,15 +140,11 @@ class ConstrainedTrainer(EndsAtLastStep):
             RunFolderError: the run folder holds a run that went further than this one, which begins at its first step.
         """
         self.starts()
-        self._schedule = self.guidance = None
+        self.guidance = None
+        self.refreshes.begin()
         self.adaptation.begin()
         if self.state.global_step == 0:
-            later = [*self.run_folder.glob("checkpoint-*"), *self.run_folder.glob("guidance/iteration-*[1-9]")]
-            if later:
-                raise RunFolderError(
-                    f"{self.run_folder} holds a run already ({later[0].relative_to(self.run_folder)}): go on with it by "
-                    "train(resume_from_checkpoint=True), or choose another output_dir"
-                )
+            ranks.on_first(lambda: refuse_another_run(self.run_folder))
 
     def starts(self) -> list[int]:
         """The steps at which iterations begin; known once training has begun.
@@ -153,21 +159,11 @@ class ConstrainedTrainer(EndsAtLastStep):
 
     def make_schedule(self) -> Schedule:
         """When and where guidance is refreshed. Override it to run refreshes elsewhere."""
-        refresher = Refresher(
-            tokenizer=self.tokenizer,
-            reference=self.reference,
-            constraints=self.constraints,
-            prompts=self.prompts,
-            corpus=self.corpus_labels.evidence(self.config.nado_fit.corpus_rows, self.config.seed),
-            folder=self.run_folder,
-            sampling=self.config.sampling,
-            refresh=self.config.refresh,
-            nado=self.config.nado,
-            fitting=self.config.nado_fit,
-            seed=self.config.seed,
-            report=lambda event, numbers: self.progress.event(event, self.state.global_step, numbers),
-        )
-        return Sequential(self.starts(), InProcess(refresher))
+        config = self.config
+        corpus = self.corpus_labels.evidence(config.nado_fit.corpus_rows, config.seed)
+        visits = self.state.max_steps * self.get_total_train_batch_size(config)
+        self._features = corpus_features(self.reference, self.train_dataset, corpus, visits)
+        return self.refreshes.make(refresher_of(self, corpus, self._features))
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -179,56 +175,62 @@ class ConstrainedTrainer(EndsAtLastStep):
         batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, count
-        self._take_guidance()
+        try:
+            self._take_guidance()
+        except RefreshError as error:
+            self.stop_with(error)
+            return [], None
         if self.adaptation.multipliers.stopped:
             self.control.should_training_stop = True
             return [], None
+        batches = placed(self, batches)
         # A row left out counts among the corpus tokens all the same: leaving it out must not make the others weigh more.
         corpus = sum(int((batch["labels"][:, 1:] != IGNORED).sum()) for batch in batches)
         step = self.state.global_step
         batches = [self._complete(batch, step * num_batches + number) for number, batch in enumerate(batches)]
         held = sum(int(batch["held"].sum()) for batch in batches)
-        # Gradients are averaged over processes: each divides by its share of the global counts.
-        counts = self.accelerator.gather(torch.tensor([[corpus, held]], device=device)).sum(0).tolist()
-        corpus_share, held_share = (count / self.accelerator.num_processes for count in counts)
-        self._counts = (max(corpus_share, 1.0), max(held_share, 1.0))
+        self._counts = shares(self.accelerator, corpus, held)
         return batches, count
 
     def _take_guidance(self) -> None:
-        if self._schedule is None:
-            self._schedule = self.make_schedule()
-            if self.config.violating_rows != "learn":
-                violating = self.corpus_labels.violating(self.domains.acts)
-                self._violating = torch.tensor(sorted(violating), dtype=torch.long)
-        policy, step = self.policy(), self.state.global_step
+        step = self.state.global_step
+        # Gathered where somebody looks at it: at boundaries, and when training goes on.
+        policy = self.policy() if self.guidance is None or step in self.starts() else self._live()
+        if self.guidance is None and self.config.violating_rows != "learn":
+            violating = self.corpus_labels.violating(self.domains.acts)
+            self._violating = torch.tensor(sorted(violating), dtype=torch.long)
         self.progress.pause()
-        guidance = self._schedule.guidance_at(step, policy)
+        guidance = self.refreshes.guidance_at(step, policy)
         fresh = self.guidance is None or guidance.version != self.guidance.version
-        if fresh:
-            self._take_up(guidance, policy)
+        if fresh or self.refreshes.begins:
+            self._take_up(guidance, policy, fresh)
         self.adaptation.before_step(policy, guidance if fresh and guidance.version.policy_step == step else None)
+        if self._whole is not None:
+            self._whole.let_go()
 
-    def _take_up(self, guidance: Guidance, policy: PreTrainedModel) -> None:
+    def _take_up(self, guidance: Guidance, policy: PreTrainedModel, fresh: bool) -> None:
         self.guidance = guidance
         samples = self.progress.guidance(self, guidance)
-        if self.config.positions != "corpus":
+        if fresh:
+            check_refresh(self, guidance, samples)
+        if fresh and self.config.positions != "corpus":
             self._sample_rows = SampleRows(samples, self.constraints, self.tokenizer, self.domains)
             self._log_means = self._sample_rows.log_means(guidance, self.reference)
         if self.config.anchor == "iteration":
-            self._anchor = iteration_anchor(policy, guidance, self.state.global_step, self.run_folder)
+            self._anchor = iteration_anchor(policy, self.refreshes.iteration, self.refreshes.begins, self.run_folder)
 
     def policy(self) -> PreTrainedModel:
-        """The model as it stands, without what accelerate puts round it."""
+        """The model as it stands, without what accelerate puts round it; where it is sharded, gathered."""
+        return self._live() if self._whole is None else self._whole.at(self.state.global_step, self._live())
+
+    def _live(self) -> PreTrainedModel:
         return unhooked(self.accelerator.unwrap_model(self.model))
 
     # ---- loss -------------------------------------------------------------------------------------------------------
 
     def _complete(self, batch: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
-        known = self.corpus_labels.violations(batch["row"].tolist())
-        return complete(
-            batch, number, self.config, self.domains, self._violating, known, self._sample_rows,
-            self.tokenizer.pad_token_id,
-        )  # fmt: skip
+        known, pad = self.corpus_labels.violations(batch["row"].tolist()), self.tokenizer.pad_token_id
+        return complete(batch, number, self.config, self.domains, self._violating, known, self._sample_rows, pad)
 
     def compute_loss(
         self,
@@ -244,17 +246,22 @@ class ConstrainedTrainer(EndsAtLastStep):
         assert self.guidance is not None
         batch = Batch(*(inputs[name] for name in BATCH_KEYS))
         rows = self.domains.weights(inputs["domain"], self.adaptation.multipliers.ratios)
+        near = self.domains.keeps_some and bool((rows.reference_B > 0).any())
+        live = self.config.anchor == "live" and not return_outputs
+        reference_head = self.policy_pass.reference_head() if near and live else None
         frozen = read_frozen(
             batch,
             self.reference,
             self._anchor,
-            features=not self.guidance.reads_tokens,
+            features=not self.guidance.reads_tokens or reference_head is not None,
             anchored_to_reference=self.config.anchor == "reference",
-            reference_logits=self.domains.keeps_some and bool((rows.reference_B > 0).any()),
+            reference_logits=near and reference_head is None,
+            corpus=self._features,
         )
-        outputs = model(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False)
+        whole = return_outputs or frozen.anchor_BTV is not None or frozen.reference_BTV is not None
+        read, outputs = self.policy_pass(model, batch, whole=whole)
         sums = loss_sums(
-            outputs.logits,
+            read,
             batch,
             self.guidance,
             self.constraints,
@@ -264,9 +271,12 @@ class ConstrainedTrainer(EndsAtLastStep):
             log_means=self._log_means,
             rows=rows,
             reference_logits_BTV=frozen.reference_BTV,
+            counts=self._counts,
+            reference_head=reference_head,
         )
         corpus, held = self._counts
-        loss = sums.corpus / corpus + sums.regulariser / held
+        loss = sums.over(corpus, held)
+        self.note_kl(sum(sums.kl.values(), loss.new_zeros(())) / held)
         self.progress.add(sums, corpus, held, int(batch.attention_mask_BT.sum()))
         return (loss, outputs) if return_outputs else loss
 
@@ -274,23 +284,12 @@ class ConstrainedTrainer(EndsAtLastStep):
         """As in `Trainer`. From a checkpoint of another folder the run folder takes up what it lacks of the iteration."""
         if isinstance(resume_from_checkpoint, str) and self.is_world_process_zero():
             restore(self.run_folder, Path(resume_from_checkpoint))
-        return super().train(resume_from_checkpoint, *rest, **keywords)
+        try:
+            return super().train(resume_from_checkpoint, *rest, **keywords)
+        finally:
+            self.refreshes.close()
 
     # ---- as in Trainer ----------------------------------------------------------------------------------------------
-
-    def _evaluated(self, rows: Any) -> Any:
-        """Rows to evaluate on, tokenised; a name stands for those of the constructor."""
-        if isinstance(rows, dict):
-            return {name: self._evaluated(part) for name, part in rows.items()}
-        return rows if rows is None or isinstance(rows, str) else tokenised(rows, self.tokenizer, self.config)
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
-        """As in `Trainer`, for rows of every shape that `train_dataset` may have."""
-        return super().get_eval_dataloader(self._evaluated(eval_dataset))
-
-    def push_to_hub(self, *_: Any, **__: Any) -> NoReturn:
-        """Refused: it would upload the run folder, samples and labels with it."""
-        raise RecipeError(NO_UPLOAD)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs of the Trainer with both losses, the KL's value and the speed since the last ones."""
