@@ -72,7 +72,7 @@ def tiny_policy_folder(tiny_model: LlamaForCausalLM, tiny_tokenizer: PreTrainedT
 
 @dataclass
 class Asked:
-    """A request that came in: `number` counts from 0."""
+    """A request that came in: `number` counts from 0; one without a body has None for it."""
 
     number: int
     path: str
@@ -108,7 +108,7 @@ def _handler(service: LocalService, lock: threading.Lock) -> type[BaseHTTPReques
         def do_POST(self) -> None:
             content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             with lock:
-                asked = Asked(len(service.asked), self.path, dict(self.headers), json.loads(content))
+                asked = Asked(len(service.asked), self.path, dict(self.headers), json.loads(content or b"null"))
                 service.asked.append(asked)
             said = service.answer(asked)
             reply = said if isinstance(said, Reply) else Reply(body=said)
@@ -122,6 +122,8 @@ def _handler(service: LocalService, lock: threading.Lock) -> type[BaseHTTPReques
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
+
+        do_GET = do_POST
 
         def handle(self) -> None:
             with suppress(OSError):  # who asked has gone

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from adhere import ranks
 from adhere.errors import RunFolderError
 from adhere.files import cannot_write, cut_torn_line, write_json_atomic
 
@@ -40,11 +41,12 @@ class Costs:
 
 
 class Ledger:
-    """Writes down the costs of one run folder."""
+    """Writes down the costs of one run folder; where several processes train together, the first of them does."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        cut_torn_line(folder / JOURNAL)
+        if ranks.is_first():
+            cut_torn_line(folder / JOURNAL)
 
     def record(self, work: str, **amounts: float) -> None:
         """Note what a piece of work has cost: before its result is on disk, so that it is never kept without its price.
@@ -59,6 +61,8 @@ class Ledger:
         """
         if unknown := amounts.keys() - _FIELDS:
             raise ValueError(f"{min(unknown)!r} is no cost; costs are {', '.join(sorted(_FIELDS))}")
+        if not ranks.is_first():
+            return
         path = self._folder / JOURNAL
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,6 +93,8 @@ class Ledger:
     def write(self) -> Costs:
         """Write `costs.json`, whole; returns what it says. Raises RunFolderError when it cannot be written."""
         total = self.total()
+        if not ranks.is_first():
+            return total
         write_json_atomic(self._folder / COSTS, asdict(total))
         return total
 

@@ -1,6 +1,6 @@
 """Files written whole or not at all.
 
-`whole_file`, `write_text_atomic` and `write_json_atomic` replace a file in one step: a reader, or a run that was
+`whole_file`, `whole_folder`, `write_text_atomic` and `write_json_atomic` replace it in one step: a reader, or a run that was
 killed, finds the old content or the new, never a part. `append_whole` and `append_line` add to the end of a file, and
 leave it as it was when the disk fills up. Everything is on the disk (fsync) when they return.
 """
@@ -11,11 +11,14 @@ import errno
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from adhere.errors import RunFolderError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -40,6 +43,61 @@ def whole_file(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path, part: Path | None = None) -> Iterator[Path]:
+    """Give a folder to fill beside `path`; when the block ends well, everything in it is on the disk and it becomes `path`.
+
+    A `path` that is there already is removed just before. When the block raises, it is as it was; a killed process leaves
+    the part, which the next one begins anew.
+
+    Args:
+        part: what the folder is called until then.
+
+    Raises:
+        RunFolderError: it cannot be written (no space left, no permission, ...).
+    """
+    part = part or path.with_name(f".{path.name}.partial")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        yield part
+        force_to_disk(part)
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(part, path)
+        _sync(path.parent)
+    except BaseException as error:
+        shutil.rmtree(part, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise cannot_write(path, error) from error
+        if (of_disk := disk_error(error)) is not None:
+            raise cannot_write(path, of_disk) from error
+        raise
+
+
+def force_to_disk(folder: Path) -> None:
+    """Force everything in a folder, and the folder itself, to the disk. Raises RunFolderError when that fails."""
+    try:
+        for path in [*folder.rglob("*"), folder, folder.parent]:
+            _sync(path)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+
+
+def disk_error(error: BaseException) -> OSError | None:
+    """What the operating system said where a library reports in its own words that a file could not be written.
+
+    None for an error that has nothing to do with the disk.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error if error.errno in (*_FULL, errno.EFBIG, errno.EIO, errno.EROFS) else None
+    said = str(error)
+    for number in (*_FULL, errno.EFBIG, errno.EIO, errno.EROFS):
+        if os.strerror(number) in said:
+            return OSError(number, os.strerror(number))
+    # torch does not say why: a full disk is why.
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if "PytorchStreamWriter failed" in said else None
 
 
 def write_text_atomic(path: Path, text: str) -> None:
@@ -134,7 +192,7 @@ def cut_torn_line(path: Path) -> None:
 
 def cannot_write(path: Path, error: OSError) -> RunFolderError:
     """The error for a person whose `path` could not be written: what happened, what was kept, what to do."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in _FULL:
         return RunFolderError(
             f"no space left to write {path}: free some (or raise the quota) and resume; everything before it is kept"
         )

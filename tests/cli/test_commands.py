@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from adhere.cli.main import app
-from adhere.recipe.doctor import Finding
+from adhere.recipe.finding import Finding
+from adhere.recipe.label import Labelled
 from adhere.records import EvaluationResult, Measurement, Sample
 
 Calls = list[tuple[tuple[Any, ...], dict[str, Any]]]
@@ -128,7 +129,7 @@ def test_sample_refuses_what_cannot_be(words: list[str], said: str) -> None:
 
 
 def test_label_tells_how_many_violate_and_how_many_got_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = _stub(monkeypatch, "run.label_file", [1.0, 0.0, 0.4, None, 1.0])
+    calls = _stub(monkeypatch, "label.label_file", Labelled(rows=5, judged=4, violations=2))
     result = _invoke("label", "s.jsonl", "--oracle", "{kind: length, maximum: 3}", "--out", "l.jsonl")
     assert result.exit_code == 0, result.output
     assert calls[0][0][1].maximum == 3
@@ -137,10 +138,11 @@ def test_label_tells_how_many_violate_and_how_many_got_no_verdict(monkeypatch: p
 
 
 def test_label_without_any_verdict_divides_by_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    _stub(monkeypatch, "run.label_file", [None, None])
+    _stub(monkeypatch, "label.label_file", Labelled(rows=2, trouble="o, asked at h: 2 × 500"))
     result = _invoke("label", "s.jsonl", "--oracle", "embedded", "--out", "l.jsonl")
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 1, result.output
     assert "No output got a verdict, of 2." in result.stdout
+    assert "Why verdicts were missing: o, asked at h: 2 × 500" in result.stderr
 
 
 # ---- results
@@ -225,3 +227,21 @@ def test_doctor_fails_when_something_is_damaged(monkeypatch: pytest.MonkeyPatch,
     assert r"[b]model/\x1b[2J" in result.stdout
     assert "delete it" in result.stdout
     assert ("1 damaged." if code else "Nothing is damaged.") in result.stdout
+
+
+def test_a_repair_says_what_it_did_and_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = [[Finding("damaged", "model/ is gone", "repair it")], [Finding("ok", "recipe.yaml")]]
+    monkeypatch.setattr("adhere.recipe.run.doctor", lambda _: looked.pop(0))
+    _stub(monkeypatch, "run.repair", ["model was moved to damaged/now/"])
+    result = _invoke("doctor", "runs/x", "--repair")
+    assert result.exit_code == 0
+    assert "model was moved to damaged/now/" in result.stdout
+    assert "adhere train runs/x/recipe.yaml --resume" in result.stdout
+
+
+def test_what_cannot_be_repaired_is_said_again_and_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    _stub(monkeypatch, "run.doctor", [Finding("damaged", "the recipe is gone", "put it back")])
+    _stub(monkeypatch, "run.repair", [])
+    result = _invoke("doctor", "runs/x", "--repair")
+    assert result.exit_code == 1
+    assert "cannot mend" in result.stdout and result.stdout.count("put it back") == 2

@@ -31,7 +31,7 @@ def test_oracles_nest() -> None:
         ("{kind: regex}", r"oracle\.pattern is missing \(--oracle\)"),
         ("{kind: json, key: a}", r"oracle\.key is unknown \(--oracle\)"),
         ("{kind: embedded, soft: perhaps}", r"oracle\.soft must be true or false, got 'perhaps' \(--oracle\)"),
-        ("{kind: regex", r"--oracle '\{kind: regex' is no YAML"),
+        ("{kind: regex", r"--oracle '\{kind: regex', line 1, column 13: not YAML"),
         ("[embedded]", r"--oracle"),
         ("7", r"--oracle"),
         ("", r"--oracle"),

@@ -4,6 +4,9 @@ Importing torch and transformers takes seconds, so it is done once: for every or
 forked that knows no more than a new process would. The answer is a line with the child's exit code, negative for a signal.
 
     {"recipe": "recipe.yaml", "resume": true, "log": "child.log", "kill": "fitting"}
+
+Instead of a named point it may be struck at any (`strike`: what `strike.Strike` takes), and `cli` runs the words of a command
+line instead: the answer is then its exit code.
 """
 
 from __future__ import annotations
@@ -13,13 +16,15 @@ import itertools
 import json
 import os
 import signal
+import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from strike import Strike
 from transformers import TrainerState
 
 import adhere.data.batch_log
@@ -108,24 +113,72 @@ def _prepare(kill: str) -> None:
 
 
 def _run(order: dict[str, Any]) -> int:
+    with _logged(order):
+        return _done(order)
+
+
+@contextlib.contextmanager
+def _logged(order: dict[str, Any]) -> Iterator[None]:
+    """What is printed goes to the log; by way of another process where no file of this one may grow any more."""
     log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+    through = None
+    if (order.get("strike") or {}).get("how") == "full":
+        through = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=log)
+        assert through.stdin is not None
+        log = through.stdin.fileno()
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    # Anew: those of the parent take what they were opened on for what it still is.
+    sys.stdout, sys.stderr = (open(n, "w", buffering=1, encoding="utf-8", closefd=False) for n in (1, 2))  # noqa: SIM115
+    yield
+    if through is not None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        with open(os.devnull, "wb") as nowhere:
+            for stream in (1, 2):
+                os.dup2(nowhere.fileno(), stream)
+        through.communicate()
+
+
+def _done(order: dict[str, Any]) -> int:
     try:
-        if order["kill"]:
+        if order.get("kill"):
             _prepare(order["kill"])
-        adhere.recipe.train.train_recipe(load_recipe(Path(order["recipe"])), resume=order["resume"])
-        return 0
+        strike = None
+        if order.get("strike"):
+            second = {**order, "strike": None, "log": f"{order['log']}.second", "resume": True}
+            strike = Strike(order["strike"], Path(order["folder"]), lambda: _run(second))
+            strike.arm()
+        code = _carry_out(order)
+        if strike is not None and "count" in order["strike"]:
+            strike.write_counts()
+        return code
     except BaseException:
         traceback.print_exc()
         return 1
 
 
+def _carry_out(order: dict[str, Any]) -> int:
+    if not order.get("cli"):
+        adhere.recipe.train.train_recipe(load_recipe(Path(order["recipe"])), resume=order["resume"])
+        return 0
+    from adhere.cli.main import app
+
+    try:
+        sys.argv = ["adhere", *order["cli"]]
+        app(order["cli"])
+    except SystemExit as error:
+        return int(error.code or 0)
+    return 0
+
+
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
     torch.set_num_threads(1)
     adhere.recipe.plan._BENCH_SECONDS = 0.001
-    losses = itertools.count(0, -1)  # early stopping keeps the last epoch: guidance is never that of a fresh NADO
-    adhere.guidance.fit._held_out_loss = lambda *_: float(next(losses))
+    if os.environ.get("EARLY_STOPPING") != "real":
+        losses = itertools.count(0, -1)  # it keeps the last epoch: guidance is never that of a fresh NADO
+        adhere.guidance.fit._held_out_loss = lambda *_: float(next(losses))
     for line in sys.stdin:
         child = os.fork()
         if not child:

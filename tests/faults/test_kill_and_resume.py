@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -70,11 +71,12 @@ def run(base: Path) -> Iterator[Run]:
     )
     assert worker.stdin is not None and worker.stdout is not None
 
-    def train(name: str, *, kill: str = "", resume: bool = False) -> int:
+    def train(name: str, *, kill: str = "", resume: bool = False, cli: bool = False, **strike: Any) -> int:
         assert worker.stdin is not None and worker.stdout is not None
         recipe = base / f"{name}.json"  # JSON is YAML
         recipe.write_text(json.dumps({**_RECIPE, **_paths(base), "output_dir": str(base / name)}), encoding="utf-8")
         order = {"recipe": str(recipe), "resume": resume, "log": str(base / f"{name}.log"), "kill": kill}
+        order |= {"folder": str(base / name), "strike": strike, "cli": ["train", str(recipe)] if cli else None}
         worker.stdin.write(json.dumps(order) + "\n")
         worker.stdin.flush()
         return int(worker.stdout.readline())
@@ -119,7 +121,8 @@ def _model(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def undisturbed(base: Path, run: Run) -> Path:
-    assert run("undisturbed") == 0, (base / "undisturbed.log").read_text()
+    counted = run("undisturbed", count=str(base / "counts.json"))
+    assert counted == 0, (base / "undisturbed.log").read_text()
     return base / "undisturbed"
 
 
@@ -166,3 +169,47 @@ def test_there_was_something_to_lose(undisturbed: Path, base: Path) -> None:
     guidance = [undisturbed / "guidance" / f"iteration-000{k}" / "nado.safetensors" for k in (0, 1)]
     one, other = (load_file(path) for path in guidance)
     assert not all(torch.equal(one[key], other[key]) for key in one)
+
+
+# ---- at random moments (benchmarks/faults.py strikes at many more) --------------------------------------------------------
+
+
+def _moment(base: Path, place: str) -> dict[str, Any]:
+    """A moment of the run, of all that it does in a place; the same each time."""
+    counts = json.loads((base / "counts.json").read_text())
+    return {"place": place, "tick": random.Random(f"11 {place}").randint(1, counts[place])}
+
+
+def _unchanged(base: Path, name: str, undisturbed: Path) -> bool:
+    expected, found = _model(undisturbed), _model(base / name)
+    return all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+@pytest.mark.parametrize("place", ["labelling", "saving"])
+def test_a_run_killed_at_a_random_moment_resumes_to_the_same_model(
+    base: Path, run: Run, undisturbed: Path, place: str
+) -> None:
+    assert run(place, **_moment(base, place), how="half") == -signal.SIGKILL, (base / f"{place}.log").read_text()
+    assert run(place, resume=True) == 0, (base / f"{place}.log").read_text()
+    assert _unchanged(base, place, undisturbed)
+
+
+def test_a_full_disk_is_a_clear_error_and_nothing_is_lost(base: Path, run: Run, undisturbed: Path) -> None:
+    """No file can grow any more, whoever writes it: Python, torch or safetensors."""
+    code = run("full", cli=True, **_moment(base, "saving"), how="full")
+    told = (base / "full.log").read_text()
+    assert code == 2 and "Traceback" not in told, told
+    assert "everything before it is kept" in told
+    assert run("full", resume=True) == 0, (base / "full.log").read_text()
+    assert _unchanged(base, "full", undisturbed)
+
+
+def test_a_second_process_in_the_folder_is_refused_and_the_first_is_not_disturbed(
+    base: Path, run: Run, undisturbed: Path
+) -> None:
+    told = base / "second.txt"
+    code = run("second", cli=True, **_moment(base, "training"), how="second", told=str(told))
+    assert code == 0, (base / "second.log").read_text()
+    assert told.read_text() == "2"
+    assert "is in use: process " in (base / "second.log.second").read_text()
+    assert _unchanged(base, "second", undisturbed)

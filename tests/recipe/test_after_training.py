@@ -12,7 +12,7 @@ import pytest
 from adhere.errors import CorpusError, GuidanceError, ModelError, RecipeError, RunFolderError
 from adhere.evaluation.evaluation_files import read_evaluation
 from adhere.oracles.config import LengthConfig, WordsConfig
-from adhere.recipe.run import doctor, evaluate_run, label_file, sample_run, train_recipe
+from adhere.recipe.run import Labelled, doctor, evaluate_run, label_file, sample_run, train_recipe
 from adhere.recipe.schema import Recipe
 from adhere.sampling.sampler import SamplingConfig
 
@@ -116,7 +116,7 @@ def test_labels_are_written_beside_what_they_judge(tmp_path: Path) -> None:
     rows = [{"prompt": "p", "output": "a bad one", "x": 1}, {"output": "a good one"}, {"text": "bad"}]
     samples, out = tmp_path / "samples.jsonl", tmp_path / "labels.jsonl"
     samples.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    assert label_file(samples, WordsConfig(words=("bad",)), out) == [0.0, 1.0, 0.0]
+    assert label_file(samples, WordsConfig(words=("bad",)), out) == Labelled(3, 3, 2)
     assert _rows(out) == [
         {**row, "score": score, "oracle": "words"} for row, score in zip(rows, (0, 1, 0), strict=True)
     ]
@@ -144,12 +144,11 @@ def test_the_doctor_names_what_is_damaged_and_what_to_do(run: Path) -> None:
         cut(name)
     (run / "run.lock").write_text("{}", encoding="utf-8")
     found = {finding.what.split(":")[0].split(" ")[0]: finding for finding in doctor(run) if finding.severity != "ok"}
-    severities = {name.removeprefix(f"{run}/"): finding.severity for name, finding in found.items()}
-    assert severities == {
+    assert {name: finding.severity for name, finding in found.items()} == {
         "manifest.json": "damaged",
-        "samples/iteration-0001.jsonl": "warning",
+        "samples/iteration-0001.jsonl": "damaged",
         "guidance/iteration-0000": "damaged",
-        "checkpoint": "warning",
+        "checkpoint-4": "damaged",
         "model/model.safetensors": "damaged",
         "run.lock": "warning",
     }

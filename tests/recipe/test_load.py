@@ -59,7 +59,7 @@ def test_an_override_fills_a_section_that_the_file_leaves_empty() -> None:
         (["training.max_steps"], "write it as section.key=value"),
         (["constraints.1.weight=2"], "--set constraints.1.weight=2: constraints is a list with the entries 0 to 0"),
         (["training.max_steps.x=2"], "training.max_steps is 10, not a section"),
-        (["seed=[1"], "'[1' is no YAML value"),
+        (["seed=[1"], "--set seed=[1, line 1, column 3: not YAML"),
         (["seed=a"], "seed must be a whole number, got 'a' (--set seed=a)"),
     ],
 )

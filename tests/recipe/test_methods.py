@@ -94,7 +94,9 @@ def test_a_recipe_becomes_a_model_by_every_method(make_recipe: MakeRecipe, metho
     assert (costs.optimizer_steps, costs.no_verdict) == (4, 0)
     assert costs.generated_outputs == plan.samples
     assert costs.trained_tokens > 0
-    assert _json(folder / "training.json") == {"steps": 4, "train_seconds": costs.train_seconds}
+    finished = _json(folder / "training.json")
+    assert (finished["steps"], finished["train_seconds"]) == (4, costs.train_seconds)
+    assert "manifest.json" in finished["digests"]
     assert costs.train_seconds > 0
     names = {path.name for path in (folder / "model").iterdir()}
     assert not any(name.endswith((".bin", ".pt", ".pth", ".pkl")) for name in names)

@@ -194,6 +194,14 @@ def test_events_are_told_in_order_and_the_batches_of_a_part_in_one_line(make_run
     ]
 
 
+def test_what_went_wrong_on_the_way_is_told_with_the_training(make_run):
+    folder = make_run()
+    event = {"event": "fault", "step": 3, "time": 1.0, "sentence": "step 3: the loss is nan; <b>skipped</b>"}
+    (folder / "events.jsonl").write_text(json.dumps(event) + "\n")
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert "<li>step 3: the loss is nan; &lt;b&gt;skipped&lt;/b&gt;</li>" in page
+
+
 def test_the_same_run_gives_the_same_report(make_run):
     folder = make_run()
     assert write_report(folder).read_bytes() == write_report(folder).read_bytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from adhere import ranks
 from adhere.cli.options import RecipeFile, Set
 from adhere.cli.progress import shown
 from adhere.cli.screen import command, fields, say
@@ -17,7 +18,8 @@ def check(recipe: RecipeFile, settings: Set = None) -> None:
     """Validate a recipe, and show what it will do and cost."""
     from adhere.recipe.load import load_recipe
 
-    show_plan(planned(load_recipe(recipe, settings or [])))
+    ranks.join()
+    show_plan(planned(ranks.on_first(lambda: load_recipe(recipe, settings or []))))
     changes = [word for setting in settings or [] for word in ("--set", setting)]
     say("", f"The recipe is fine. Run it with:  {command('train', recipe, *changes)}")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import typer
 
+from adhere import ranks
 from adhere.cli.screen import command, complain
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -44,6 +45,15 @@ def repeatable(context: typer.Context, folder: Path) -> Iterator[None]:
         _stop(kept(folder), f"Go on with:  {command(*_typed(context))}")
 
 
+@contextmanager
+def continuable(context: typer.Context, left: str) -> Iterator[None]:
+    """The same for work on one file that goes on where it was stopped; `left` says what is there."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _stop(left, f"Go on with:  {command(*_typed(context))}")
+
+
 def kept(folder: Path) -> str:
     """What a run folder holds, in a sentence."""
     if not folder.exists():
@@ -73,5 +83,8 @@ def _typed(context: typer.Context) -> list[str]:
 
 
 def _stop(*lines: str) -> None:
-    complain("", "Stopped.", *lines)
+    if ranks.is_first():
+        complain("", "Stopped.", *lines)
+        if ranks.launched() > 1:
+            complain("with the launcher it was started by, in place of `adhere`: accelerate launch ... -m adhere")
     raise typer.Exit(INTERRUPTED)

@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from adhere import __version__
+from adhere import __version__, ranks
 from adhere.cli.cache import cache
 from adhere.cli.check import check
 from adhere.cli.compare import compare
 from adhere.cli.demo import demo
 from adhere.cli.doctor import doctor
 from adhere.cli.evaluate import evaluate
-from adhere.cli.group import AdhereGroup
+from adhere.cli.group import USER_ERROR, AdhereGroup
 from adhere.cli.joint import joint
 from adhere.cli.label import label
 from adhere.cli.quiet import quiet_libraries
@@ -23,6 +23,9 @@ from adhere.cli.schema import schema
 from adhere.cli.screen import write_anything
 from adhere.cli.sweep import sweep
 from adhere.cli.train import train
+from adhere.errors import RecipeError
+
+IN_SEVERAL_PROCESSES = ("train", "check")
 
 EXAMPLES = """\
 [bold]Examples[/bold]
@@ -56,6 +59,7 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
     ] = False,
@@ -63,6 +67,13 @@ def root(
     """Fine-tune a language model on your corpus, and have its outputs adhere to a rule you can check."""
     write_anything()
     quiet_libraries()
+    if ranks.launched() > 1 and context.invoked_subcommand not in IN_SEVERAL_PROCESSES:
+        if not ranks.is_first():
+            raise typer.Exit(USER_ERROR)
+        raise RecipeError(
+            f"`adhere {context.invoked_subcommand}` runs in one process, and a launcher has started {ranks.launched()}: run it "
+            f"without the launcher (in several processes run {' and '.join(IN_SEVERAL_PROCESSES)})"
+        )
 
 
 for command in (demo, check, train, sample, label, evaluate, compare, sweep, report, doctor, joint, schema):

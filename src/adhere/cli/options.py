@@ -19,4 +19,4 @@ Set = Annotated[
     ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
-Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of everything that is drawn.")]
+Seed = Annotated[int, typer.Option(metavar="N", min=0, max=2**32 - 1, help="Seed of everything that is drawn.")]

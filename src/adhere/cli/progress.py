@@ -16,8 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as LiveBars
 from rich.text import Text
 
+from adhere import ranks
 from adhere.cli.screen import visible
-from adhere.recipe.progress import Progress
+from adhere.recipe.progress import Progress, silent
 
 SECONDS_BETWEEN_LINES = 5.0
 SHORT = 2.0  # a stage that takes no longer leaves no line behind
@@ -26,6 +27,9 @@ SHORT = 2.0  # a stage that takes no longer leaves no line behind
 @contextmanager
 def shown() -> Iterator[Progress]:
     """Give the callable that shows progress on stderr for the time of the block."""
+    if not ranks.is_first():
+        yield silent
+        return
     terminal = Console(stderr=True, highlight=False)
     # Both: a table piped elsewhere must not be written into a bar.
     if not (sys.stdout.isatty() and sys.stderr.isatty()) or terminal.is_dumb_terminal:

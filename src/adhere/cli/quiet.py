@@ -11,6 +11,7 @@ import os
 import sys
 import warnings
 
+from adhere import ranks
 from adhere.cli.screen import complain
 
 _ENVIRONMENT = {
@@ -36,5 +37,8 @@ def quiet_libraries() -> None:
         warnings.simplefilter("ignore")
         warnings.filterwarnings("default", message="oracle ")  # ours: it read only the beginning of some texts
     ours = logging.getLogger("adhere")
-    if not any(isinstance(handler, _OnScreen) for handler in ours.handlers):
+    if not ranks.is_first():
+        warnings.simplefilter("ignore")
+        ours.addHandler(logging.NullHandler())
+    elif not any(isinstance(handler, _OnScreen) for handler in ours.handlers):
         ours.addHandler(_OnScreen())

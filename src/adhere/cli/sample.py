@@ -87,7 +87,7 @@ def _sampling(source: str, changes: dict[str, int | float]) -> SamplingConfig | 
     from adhere.sampling.sampler import SamplingConfig
 
     is_run = (Path(source) / RECIPE).exists()
-    kept = saved_recipe(Path(source)).sampling.model_dump() if is_run else {}
+    kept = saved_recipe(Path(source)).sampling.model_dump(include=set(SamplingConfig.model_fields)) if is_run else {}
     try:
         return SamplingConfig(**{**kept, **changes})
     except ValidationError as error:

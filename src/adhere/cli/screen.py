@@ -17,6 +17,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from adhere import ranks
+
 _KEPT = {"\n", "\t"}
 # Control (Cc), format (Cf: bidirectional marks, zero-width), surrogate, line and paragraph separators.
 _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
@@ -38,7 +40,9 @@ def visible(text: str, *, one_line: bool = False) -> str:
 
 
 def say(*lines: RenderableType) -> None:
-    """Write to stdout; strings as they are, without markup."""
+    """Write to stdout; strings as they are, without markup. Of several processes that train together the first speaks."""
+    if not ranks.is_first():
+        return
     _write(Console(highlight=False), lines)
 
 

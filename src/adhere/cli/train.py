@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from adhere import ranks
 from adhere.cli.check import planned, show_plan
 from adhere.cli.interruption import resumable
 from adhere.cli.options import RecipeFile, Resume, Set
@@ -28,6 +29,21 @@ class Method(StrEnum):
     guided_decoding = "guided-decoding"
 
 
+class Schedule(StrEnum):
+    """When guidance is refreshed."""
+
+    sequential = "sequential"
+    parallel = "parallel"
+
+
+class Executor(StrEnum):
+    """Where guidance is refreshed."""
+
+    in_process = "in-process"
+    worker = "worker"
+    ray = "ray"
+
+
 def train(
     context: typer.Context,
     recipe: RecipeFile,
@@ -40,6 +56,22 @@ def train(
         Path | None,
         typer.Option(metavar="FOLDER", help="Folder of the run.", show_default="the recipe's"),
     ] = None,
+    schedule: Annotated[
+        Schedule | None,
+        typer.Option(
+            metavar="SCHEDULE",
+            help="When guidance is refreshed: sequential (training waits), parallel (training goes on meanwhile).",
+            show_default="the recipe's",
+        ),
+    ] = None,
+    executor: Annotated[
+        Executor | None,
+        typer.Option(
+            metavar="EXECUTOR",
+            help="Where guidance is refreshed: in-process, worker (a process beside the training), ray (a cluster).",
+            show_default="the recipe's, or the schedule's",
+        ),
+    ] = None,
     resume: Resume = False,
 ) -> None:
     """Train a recipe's model, or go on after a stop (--resume)."""
@@ -48,9 +80,12 @@ def train(
     overrides = [
         *(settings or []),
         *([f"method={method.value}"] if method is not None else []),
+        *([f"guidance.schedule={schedule.value}"] if schedule is not None else []),
+        *([f"guidance.executor={executor.value}"] if executor is not None else []),
         *([f"output_dir={json.dumps(str(output))}"] if output is not None else []),
     ]
-    loaded = load_recipe(recipe, overrides)
+    ranks.join()
+    loaded = ranks.on_first(lambda: load_recipe(recipe, overrides))
     with resumable(context, loaded.output_dir):
         show_plan(planned(loaded, resume=resume))
         from adhere.recipe.run import train_recipe

@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 
 from adhere.baselines.extra import TRL_METHODS, require_trl
 from adhere.errors import RecipeError
+from adhere.guidance.config import ExecutionConfig
 from adhere.models.frozen import fast_dtype
 from adhere.recipe.schema import Recipe
 from adhere.training.config import ConstrainedConfig
@@ -44,10 +45,12 @@ def constrained_arguments(recipe: Recipe, folder: Path) -> ConstrainedConfig:
     guidance = recipe.guidance
     own: dict[str, Any] = {
         "schedule": guidance.schedule,
+        **{name: getattr(guidance, name) for name in ExecutionConfig.model_fields},
         "iterations": guidance.iterations,
         "anchor": guidance.anchor,
         "positions": guidance.positions,
         "violating_rows": guidance.violating_rows,
+        "reference_kl": guidance.reference_kl,
         "prefix_weight_clip": guidance.prefix_weight_clip,
         "measure_every": guidance.measure_every,
         "measure_samples": guidance.measure_samples,
@@ -63,6 +66,7 @@ def constrained_arguments(recipe: Recipe, folder: Path) -> ConstrainedConfig:
         },
         "nado": recipe.nado,
         "nado_fit": recipe.nado_fit,
+        "health": recipe.health,
     }
     return _built(partial(ConstrainedConfig, **_shared(recipe, folder), **own))
 

@@ -7,18 +7,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from adhere import ranks
 from adhere.errors import GuidanceError, OracleError, RecipeError, RunFolderError
 from adhere.guidance.constraint import Constraint
+from adhere.guidance.ray_config import require_ray
 from adhere.models.outline import outline
 from adhere.models.policy import Policy, load_policy
 from adhere.oracles.base import Oracle, judge
 from adhere.recipe.arguments import arguments_for
 from adhere.recipe.folder import check_folder
 from adhere.recipe.inputs import Inputs, build_constraints, build_judges, clean_texts, read_inputs
+from adhere.recipe.overlap import goes_on_otherwise
 from adhere.recipe.plan import Plan, disk_needed, make_plan, training_steps
 from adhere.recipe.schema import Recipe
 from adhere.recipe.service_costs import service_costs
 from adhere.recipe.stages import stages_of
+from adhere.sampling.backend import check_backend
 from adhere.sampling.sampler import TransformersSampler, draw_all
 from adhere.training.domains import check_domains, domains_of
 
@@ -26,6 +30,12 @@ ROWS_JUDGED = 64
 """Corpus rows on which every oracle is tried; more where all of these got the same score."""
 MORE_ROWS_JUDGED = 512
 OUTPUTS_JUDGED = 64
+
+IN_SEVERAL_PROCESSES = ("constrained", "sft", "filtered-sft")
+"""Methods that train under a launcher (`accelerate launch`)."""
+
+_SAMPLED_BY_BACKEND = ("constrained", "dpo", "guided-decoding")
+"""Methods whose outputs are drawn as guidance's are; those of reinforcement learning TRL draws itself."""
 
 PROBES = (
     "", "a", "12345", '{"key": [1, 2]}', "THE END!!!", "You are a stupid fucking idiot.", "I will kill you, you bitch.",
@@ -55,7 +65,8 @@ def check_recipe(recipe: Recipe, *, resume: bool = False) -> Plan:
     Raises:
         ModelError, CorpusError, OracleError, GuidanceError, RunFolderError, RecipeError, DownloadError: what is wrong.
     """
-    return prepare(recipe, lambda: load_policy(recipe.model, recipe.seed), resume=resume).plan
+    ranks.join()
+    return ranks.on_first(lambda: prepare(recipe, lambda: load_policy(recipe.model, recipe.seed), resume=resume).plan)
 
 
 def prepare(recipe: Recipe, policy: Callable[[], Policy], *, resume: bool = False) -> Prepared:
@@ -65,6 +76,11 @@ def prepare(recipe: Recipe, policy: Callable[[], Policy], *, resume: bool = Fals
         policy: loads the model; called only where nothing cheaper can tell whether an oracle is constant.
     """
     check_folder(recipe, resume)
+    if ranks.launched() > 1 and recipe.method not in IN_SEVERAL_PROCESSES:
+        raise RecipeError(
+            f"method {recipe.method} trains in one process, and here are {ranks.launched()}: run it without the launcher "
+            f"(in several processes train {', '.join(IN_SEVERAL_PROCESSES)})"
+        )
     arguments_for(recipe)
     model = outline(recipe.model)
     free = free_bytes(recipe.output_dir)
@@ -73,6 +89,15 @@ def prepare(recipe: Recipe, policy: Callable[[], Policy], *, resume: bool = Fals
             f"no disk space: the run needs up to {needed / 2**30:.1f} GiB in {str(recipe.output_dir)!r} (checkpoints, "
             f"final model), and {free / 2**30:.1f} GiB are free there: make room, choose another output_dir, or lower "
             "training.save_total_limit (at least 2)"
+        )
+    if recipe.method == "constrained" and recipe.guidance.where(recipe.guidance.schedule) == "ray":
+        require_ray()
+    if recipe.method in _SAMPLED_BY_BACKEND:
+        check_backend(
+            recipe.sampling,
+            model.tokenizer,
+            adapted=recipe.model.lora is not None,
+            quantized=recipe.model.quantization is not None,
         )
     inputs = read_inputs(recipe, model.tokenizer, model.context_length)
     steps = training_steps(recipe, len(inputs.rows))
@@ -87,7 +112,7 @@ def prepare(recipe: Recipe, policy: Callable[[], Policy], *, resume: bool = Fals
     if recipe.method == "constrained":
         prompted = {prompt.domain for prompt in inputs.prompts}
         check_domains(recipe.domains, constraints, domains_of(inputs.rows), prompted)
-    warnings = list(inputs.warnings)
+    warnings = [*(goes_on_otherwise(recipe) if resume else ()), *inputs.warnings]
     warnings += [f"{number:,} corpus rows left out: {reason}" for reason, number in inputs.corpus.skipped.items()]
     for oracle in judges.values():
         _scores(oracle, inputs, ROWS_JUDGED)
@@ -101,6 +126,22 @@ def prepare(recipe: Recipe, policy: Callable[[], Policy], *, resume: bool = Fals
     plan = make_plan(recipe, model, inputs, free, warnings)
     expected = [sentence for constraint in constraints if (sentence := service_costs(constraint, recipe, plan))]
     return Prepared(inputs, constraints, judges, replace(plan, warnings=(*plan.warnings, *expected)))
+
+
+def prepare_together(recipe: Recipe, policy: Callable[[], Policy], *, resume: bool = False) -> Prepared:
+    """`prepare` in the first of several processes; the others then read what they train on, and try no oracle."""
+    made: list[Prepared] = []
+
+    def first() -> Plan:
+        made.append(prepare(recipe, policy, resume=resume))
+        return made[0].plan
+
+    plan = ranks.on_first(first)
+    if made:
+        return made[0]
+    model = outline(recipe.model)
+    inputs = read_inputs(recipe, model.tokenizer, model.context_length)
+    return Prepared(inputs, build_constraints(recipe.constraints), {}, plan)
 
 
 def free_bytes(folder: Path) -> int:

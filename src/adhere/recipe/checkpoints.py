@@ -1,4 +1,4 @@
-"""Checkpoints of a run: which are whole, and which a killed process left in pieces."""
+"""Checkpoints of a run: which are whole, which a killed process left in pieces, and which were damaged afterwards."""
 
 from __future__ import annotations
 
@@ -8,8 +8,15 @@ import shutil
 import zipfile
 from pathlib import Path
 
+from adhere.digests import DIGESTS, broken
+
+DAMAGED = "damaged"
+"""Folder in a run folder for what was whole once and is not any more."""
+
 _NAME = re.compile(r"checkpoint-(\d+)")
 _TORCH_FILES = ("optimizer.pt", "scheduler.pt")
+_SHARDED = ("optimizer_0/.metadata", "pytorch_model_fsdp_0/.metadata", "scheduler.pt")
+_GATHERED = ("optimizer.bin", "pytorch_model_fsdp.bin", "scheduler.pt")
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
@@ -41,10 +48,10 @@ def fault(checkpoint: Path) -> str | None:
         for file in weights:
             with safe_open(file, "pt"):
                 pass
-        for name in (*_TORCH_FILES, *(file.name for file in checkpoint.glob("rng_state*.pth"))):
+        for name in (*_states(checkpoint), *(file.name for file in checkpoint.glob("rng_state*.pth"))):
             if not (checkpoint / name).exists():
                 return f"{name} is missing"
-            if not zipfile.is_zipfile(checkpoint / name):
+            if "/" not in name and not zipfile.is_zipfile(checkpoint / name):
                 return f"{name} was cut short"
         if not any(checkpoint.glob("rng_state*.pth")):
             return "rng_state.pth is missing"
@@ -55,13 +62,35 @@ def fault(checkpoint: Path) -> str | None:
         return f"{Path(str(error.filename)).name} is missing"
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         return f"a damaged file ({error})"
+    for file, wrong in (broken(checkpoint) or {}).items():
+        return f"{file.relative_to(checkpoint).as_posix()} {wrong}"
     return None
 
 
+def _states(checkpoint: Path) -> tuple[str, ...]:
+    """The files with the state of training beside the weights: of one process or DDP, of FSDP2, of DeepSpeed."""
+    if (checkpoint / "pytorch_model_fsdp_0").exists():
+        return _SHARDED
+    if (checkpoint / "pytorch_model_fsdp.bin").exists():
+        return _GATHERED
+    if (checkpoint / "latest").exists():
+        tag = (checkpoint / "latest").read_text(encoding="utf-8").strip()
+        return (f"{tag}/.", *(f"{tag}/{file.name}" for file in (checkpoint / tag).glob("*.pt")))
+    return _TORCH_FILES
+
+
 def newest_whole(folder: Path) -> Path | None:
-    """The newest checkpoint that can be resumed from; pieces of newer ones are removed."""
+    """The newest checkpoint that can be resumed from.
+
+    Pieces of newer ones, which a killed process left, are removed. One that was whole and is damaged now is moved, for a
+    person to look at, to `damaged/`.
+    """
     for _, path in reversed(checkpoints(folder)):
         if fault(path) is None:
             return path
-        shutil.rmtree(path)
+        if (path / DIGESTS).exists() and not (aside := folder / DAMAGED / path.name).exists():
+            aside.parent.mkdir(exist_ok=True)
+            path.rename(aside)
+        else:
+            shutil.rmtree(path)
     return None

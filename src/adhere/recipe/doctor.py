@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
-from adhere.data.batch_log import read_state
-from adhere.errors import AdhereError, ModelError, RunFolderError
-from adhere.models.outline import check_weights
-from adhere.recipe.checkpoints import checkpoints, fault
-from adhere.recipe.folder import MODEL, finished, saved_recipe
+from adhere.digests import changed
+from adhere.errors import AdhereError, RunFolderError
+from adhere.recipe.checkpoints import DAMAGED
+from adhere.recipe.finding import REPAIR, Finding
+from adhere.recipe.folder import FINISHED, MODEL, RECIPE, finished, saved_recipe
 from adhere.recipe.lock import NAME as LOCK
 from adhere.recipe.lock import lock_owner
+from adhere.recipe.resumable_state import state_findings
 
-Severity = Literal["ok", "warning", "damaged"]
-_JSON_FILES = ("manifest.json", "training.json", "log_history.json", "summary.json", "costs.json")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at."""
-
-    severity: Severity
-    what: str
-    advice: str = ""
+_JSON_FILES = (
+    "manifest.json",
+    FINISHED,
+    "log_history.json",
+    "summary.json",
+    "costs.json",
+    "targets.json",
+    "times.json",
+)
+_LOGS = ("events.jsonl", "costs.jsonl", "labels/corpus.jsonl")
+_OURS = {
+    RECIPE, LOCK, MODEL, DAMAGED, "anchors", "clock.json", "comparison.html", "comparison.json", "evaluation", "events.jsonl",
+    "costs.jsonl", "faults", "guidance", "labels", "measurements", "report.html", "samples", "sft", "snapshots", "stages",
+    "worker", "worker.log", *_JSON_FILES,
+}  # fmt: skip
+_OF_TRACKERS = {"runs", "wandb", "trackio", "mlruns", "swanlog", "dvclive"}
 
 
 def doctor(run_folder: Path) -> list[Finding]:
@@ -40,120 +45,100 @@ def doctor(run_folder: Path) -> list[Finding]:
         *_recipe(run_folder),
         *_lock(run_folder),
         *_json_files(run_folder),
-        *_stores(run_folder),
-        *_guidance(run_folder),
-        *_checkpoints(run_folder),
-        *_model(run_folder),
+        *_logs(run_folder),
+        *state_findings(run_folder),
+        *_foreign(run_folder),
     ]
 
 
-def _recipe(folder: Path) -> list[Finding]:
+def _recipe(folder: Path) -> Iterator[Finding]:
     try:
         recipe = saved_recipe(folder)
     except AdhereError as error:
-        return [
-            Finding("damaged", str(error), "put the recipe back that the run was begun with, or begin anew elsewhere")
-        ]
-    return [Finding("ok", f"recipe.yaml: a run of the method {recipe.method}")]
+        yield Finding("damaged", str(error), "put the recipe back that the run was begun with, or begin anew elsewhere")
+    else:
+        yield Finding("ok", f"recipe.yaml: a run of the method {recipe.method}")
 
 
-def _lock(folder: Path) -> list[Finding]:
+def _lock(folder: Path) -> Iterator[Finding]:
     if not (folder / LOCK).exists():
-        return []
+        return
     owner = lock_owner(folder)
     if owner is None:
-        return [Finding("warning", f"{LOCK} says nothing that can be read", "the next run takes it over")]
-    if owner.alive():
-        return [Finding("ok", f"at work: process {owner.pid} on {owner.host} since {owner.start}")]
-    return [Finding("warning", f"process {owner.pid} died at work here", "go on with: adhere train RECIPE --resume")]
+        yield Finding("warning", f"{LOCK} says nothing that can be read", "the next run takes it over")
+    elif owner.alive():
+        yield Finding("ok", f"at work: process {owner.pid} on {owner.host} since {owner.start}")
+    else:
+        yield Finding("warning", f"process {owner.pid} died at work here", "go on with: adhere train RECIPE --resume")
 
 
-def _json_files(folder: Path) -> list[Finding]:
-    findings = []
-    evaluations = sorted(path.relative_to(folder).as_posix() for path in (folder / "evaluation").glob("*.json"))
+def _json_files(folder: Path) -> Iterator[Finding]:
+    evaluations = sorted(path.relative_to(folder).as_posix() for path in (folder / "evaluation").rglob("*.json"))
     for name in (*_JSON_FILES, *evaluations):
         path = folder / name
         if not path.exists():
             continue
         try:
             json.loads(path.read_text(encoding="utf-8"))
-            findings.append(Finding("ok", name))
+            yield Finding("ok", name)
         except (OSError, ValueError) as error:
-            findings.append(
-                Finding("damaged", f"{name}: {error}", "delete it; it is written again by the command it is of")
-            )
-    if (folder / "recipe.yaml").exists() and not (folder / "manifest.json").exists():
-        findings.append(Finding("warning", "manifest.json is missing", "nobody can tell how this run was made"))
-    return findings
+            again = "adhere train RECIPE --resume" if name not in evaluations else "adhere evaluate"
+            advice = f"adhere doctor --repair moves it aside, and {again} writes it again"
+            # Only a run that has not ended writes its log and its costs again.
+            with_it = (folder / FINISHED,) if name in ("log_history.json", "costs.json", FINISHED) else ()
+            yield Finding("damaged", f"{name}: {error}", advice, tuple({path, *(p for p in with_it if p.exists())}))
+    yield from _as_written(folder)
+    if (folder / RECIPE).exists() and not (folder / "manifest.json").exists():
+        yield Finding(
+            "warning", "manifest.json is missing", "a resume writes it again; of a run that ended, nobody can tell"
+        )
 
 
-def _stores(folder: Path) -> list[Finding]:
-    findings = []
-    for path in sorted([*folder.glob("samples/iteration-*.jsonl"), *folder.glob("labels/iteration-*.jsonl")]):
-        name = path.relative_to(folder).as_posix()
-        try:
-            state = read_state(path)
-        except RunFolderError as error:
-            findings.append(Finding("damaged", str(error), "restore the file, or delete it and resume"))
-            continue
-        planned = state.header.get("batches") if state.header else None
-        torn = path.stat().st_size > state.size
-        if planned == state.batches and not torn:
-            findings.append(Finding("ok", f"{name}: {state.records:,} records"))
-        else:
-            told = f"{name}: {state.batches} of {planned or 'unknown'} batches" + (
-                ", the last one torn" if torn else ""
-            )
-            findings.append(Finding("warning", told, "resume the run: it goes on after the last whole batch"))
-    return findings
+def _as_written(folder: Path) -> Iterator[Finding]:
+    """The manifest and the log of a run that ended are as they were."""
+    done = finished(folder) or {}
+    told = done.get("digests")
+    for path, what in (changed(folder, told) if isinstance(told, dict) else {}).items():
+        if path.exists() and not _unreadable(path):
+            yield Finding("damaged", f"{path.name} {what}", REPAIR, (path, folder / FINISHED))
 
 
-def _guidance(folder: Path) -> list[Finding]:
-    findings = []
-    for path in sorted((folder / "guidance").glob("iteration-*")):
-        name = path.relative_to(folder).as_posix()
-        if path.suffix == ".partial":
-            findings.append(Finding("warning", f"{name} was left by a stopped run", "resume the run: it is made again"))
-            continue
-        try:
-            json.loads((path / "guidance.json").read_text(encoding="utf-8"))
-            check_weights(path)
-            findings.append(Finding("ok", name))
-        except (OSError, ValueError, ModelError) as error:
-            findings.append(
-                Finding("damaged", f"{name}: {error}", "delete the folder; a resume from before it makes it again")
-            )
-    return findings
-
-
-def _checkpoints(folder: Path) -> list[Finding]:
-    findings = []
-    for step, path in [
-        *(found for stage in folder.glob("stages/*") for found in checkpoints(stage)),
-        *checkpoints(folder),
-    ]:
-        wrong = fault(path)
-        if wrong is None:
-            findings.append(Finding("ok", f"{path.name}: whole"))
-        else:
-            findings.append(
-                Finding(
-                    "warning", f"checkpoint of step {step} cannot be used: {wrong}", "a resume skips and removes it"
-                )
-            )
-    return findings
-
-
-def _model(folder: Path) -> list[Finding]:
-    path = folder / MODEL
-    if finished(folder) is None:
-        return [Finding("warning", "training has not ended", "go on with: adhere train RECIPE --resume")]
-    if not path.is_dir():
-        return [Finding("damaged", f"{MODEL}/ is missing though training ended", "delete training.json and resume")]
+def _unreadable(path: Path) -> bool:
     try:
-        check_weights(path)
-    except ModelError as error:
-        return [Finding("damaged", str(error), f"delete {MODEL}/ and training.json, and resume")]
-    if not any(path.glob("*.safetensors")):
-        return [Finding("damaged", f"{MODEL}/ holds no weights", f"delete {MODEL}/ and training.json, and resume")]
-    return [Finding("ok", f"{MODEL}/: whole")]
+        json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return path.suffix == ".json"
+    return False
+
+
+def _logs(folder: Path) -> Iterator[Finding]:
+    for name in _LOGS:
+        path = folder / name
+        if not path.exists():
+            continue
+        bad = [number for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1) if not _is_json(line)]
+        if not bad:
+            yield Finding("ok", name)
+        elif name == "labels/corpus.jsonl":
+            yield Finding("damaged", f"{name}: line {bad[0]} is no JSON", REPAIR, (path,))
+        else:
+            yield Finding("warning", f"{name}: line {bad[0]} is no JSON and is left out", "the rest of it counts")
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict | list)
+    except ValueError:
+        return False
+
+
+def _foreign(folder: Path) -> Iterator[Finding]:
+    """What a stopped process left, and what is nobody's here."""
+    for path in sorted(folder.rglob(".*.part*")):
+        yield Finding(
+            "warning", f"{path.relative_to(folder).as_posix()} was left by a stopped run", "it may be deleted"
+        )
+    for path in sorted(folder.iterdir()):
+        if path.name in _OURS | _OF_TRACKERS or path.name.startswith((".", "checkpoint-")):
+            continue
+        yield Finding("warning", f"{path.name} is nothing that adhere writes", "it is left alone")

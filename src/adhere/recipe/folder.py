@@ -1,7 +1,8 @@
 """The run folder: whose it is, and whether a run may begin or go on in it.
 
-recipe.yaml · manifest.json · run.lock · events.jsonl · samples/ · labels/ · guidance/ · stages/ · checkpoint-N/ · model/ ·
-costs.jsonl · costs.json · log_history.json · evaluation/ · summary.json · report.html
+recipe.yaml · manifest.json · run.lock · events.jsonl · worker.log · samples/ · labels/ · snapshots/ · guidance/ ·
+stages/ · checkpoint-N/ · model/ ·
+costs.jsonl · costs.json · log_history.json · evaluation/ · summary.json · report.html · faults/ · damaged/
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 from adhere.errors import RecipeError, RunFolderError
 from adhere.files import write_text_atomic
+from adhere.guidance.config import ExecutionConfig
 from adhere.recipe.load import dump_recipe, load_recipe
 from adhere.recipe.lock import NAME as LOCK
 from adhere.recipe.lock import refuse_if_held
@@ -23,8 +25,8 @@ MODEL = "model"
 FINISHED = "training.json"
 """Written when training is over and `model/` is whole: how long it took, in seconds and steps."""
 
-_FREE_TO_CHANGE = ("output_dir", "evaluation")
-"""Sections of a recipe that a resumed run may have otherwise: they do not change what is trained."""
+_FREE_TO_CHANGE = ("output_dir", "evaluation", "health")
+"""Sections of a recipe that a resumed run may have otherwise: they change nothing, or only what follows a fault."""
 
 
 def check_folder(recipe: Recipe, resume: bool) -> None:
@@ -67,7 +69,7 @@ def check_folder(recipe: Recipe, resume: bool) -> None:
 def begin(recipe: Recipe) -> None:
     """Make the folder a run's by writing its recipe, and its manifest before that: a folder with a recipe has both."""
     path = recipe.output_dir / RECIPE
-    if not path.exists():
+    if not path.exists() or not _manifest(recipe.output_dir):  # a damaged one was moved aside
         write_manifest(recipe.output_dir, recipe)
     if not path.exists() or saved_recipe(recipe.output_dir) != recipe:  # its evaluation may be another one now
         write_text_atomic(path, dump_recipe(recipe))
@@ -120,7 +122,13 @@ def _deciding(recipe: Recipe) -> object:
     told = recipe.model_dump(mode="json", exclude=set(_FREE_TO_CHANGE))
     # A run that paused for want of verdicts may go on with fewer, or by asking the service in another way.
     told["guidance"].pop("max_without_verdict")
+    for name in (
+        "schedule",
+        *ExecutionConfig.model_fields,
+    ):  # when and where guidance is made may change at any checkpoint
+        told["guidance"].pop(name)
     told["constraints"] = _without_service(told["constraints"])
+    told["sampling"] = recipe.sampling.settings()  # not where a server is, or how much of a GPU an engine takes
     return told
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import shlex
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from adhere import __version__
+from adhere.digests import digests_of
 from adhere.downloads import sha256_of
+from adhere.errors import RunFolderError
 from adhere.files import write_json_atomic
 from adhere.recipe.inputs import corpus_config
 from adhere.recipe.schema import Recipe
@@ -41,6 +44,28 @@ def manifest(recipe: Recipe) -> dict[str, Any]:
         "versions": versions(),
         "machine": machine(),
     }
+
+
+def add_digests(folder: Path) -> None:
+    """Write into the manifest of a run that ends what all its files are that nothing changes any more.
+
+    Raises:
+        RunFolderError: a file cannot be read or written.
+    """
+    patterns = (
+        "recipe.yaml",
+        "log_history.json",
+        "samples/*.jsonl",
+        "labels/*.jsonl",
+        "guidance/iteration-????/*",
+        "model/*",
+    )
+    try:
+        told = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        files = [path for pattern in patterns for path in folder.glob(pattern) if path.is_file()]
+        write_json_atomic(folder / "manifest.json", {**told, "digests": digests_of(folder, files)})
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{folder / 'manifest.json'} cannot be completed: {error}") from error
 
 
 def command() -> str:

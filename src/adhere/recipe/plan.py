@@ -1,32 +1,33 @@
 """What a run will take, told before anything is spent.
 
-Minutes are an estimate: floating-point operations counted by rule of thumb (2 a weight and token forwards, 4
-backwards), over what this machine does with a matrix product right now, times how far real models were measured to stay
-below that.
+Minutes are an estimate: what `cost_model` counts, over what this machine does right now.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from adhere.models.frozen import fast_dtype
+from adhere import ranks
 from adhere.models.outline import ModelOutline
 from adhere.recipe.arguments import DEFAULT_EPOCHS, training_device, trains_in_bf16
+from adhere.recipe.cost_model import (
+    DECODING_EFFICIENCY,
+    READING_EFFICIENCY,
+    constrained_costs,
+    measured_machine,
+    nado_weights,
+    plain_part,
+)
 from adhere.recipe.inputs import Inputs
+from adhere.recipe.overlap import elsewhere, how_refreshed, overlapped_seconds
 from adhere.recipe.schema import Recipe
-from adhere.recipe.workload import AFTER_SFT, workload
+from adhere.recipe.workload import AFTER_SFT, guidance_samples, workload
 from adhere.training.method_config import AT_THE_END, measured_every
 
-TRAINING_EFFICIENCY = 0.35
-DECODING_EFFICIENCY = 0.12
-"""Share of a matrix product's speed that training and batched decoding reach; measured with the demo on 2 CPU cores."""
-
-_BENCH_SECONDS = 0.2
 _GIB = 2**30
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 4}
 
@@ -55,6 +56,9 @@ class Plan:
     free_gib: float
     output_dir: Path
     warnings: tuple[str, ...] = ()
+    processes: int = 1  # that train together
+    cost: str = ""  # of the constraint, as a sum
+    refreshed: str = ""  # when and where guidance is, unless training waits for it in this process
 
     def lines(self) -> list[tuple[str, str]]:
         """Label and value of every fact, as a person reads them."""
@@ -69,10 +73,14 @@ class Plan:
             ("method", self.method),
             ("model", f"{self.model}: {_count(self.parameters)} weights{share}"),
             ("arithmetic", f"{self.dtype} on {self.device}"),
+            *([("processes", f"{self.processes}; each takes its share of every step, memory is that of one with its weights "
+                             "whole")] if self.processes > 1 else []),
             ("corpus", f"{self.rows:,} rows to learn from; {held}"),
             ("training", f"{self.steps:,} steps, about {self.tokens:,} tokens{sampled}"),
+            *([("guidance", self.refreshed)] if self.refreshed else []),
             ("time", f"about {_minutes(self.training_minutes)} to train, {_minutes(self.evaluation_minutes)} to "
                      "evaluate (an estimate)"),
+            *([("constraint", f"{self.cost} (an estimate, the oracle's own time left out)")] if self.cost else []),
             ("memory", f"about {self.memory_gib:.1f} GiB (an estimate)"),
             ("disk", f"up to {self.disk_gib:.1f} GiB of {self.free_gib:.1f} GiB free"),
             ("run folder", str(self.output_dir)),
@@ -81,11 +89,11 @@ class Plan:
 
 
 def training_steps(recipe: Recipe, rows: int) -> int:
-    """Optimiser steps of the run, as the Trainer counts them on one device."""
+    """Optimiser steps of the run, as the Trainer counts them."""
     training = recipe.training
     if training.max_steps is not None:
         return training.max_steps
-    batches = math.ceil(rows / training.batch_size)
+    batches = math.ceil(rows / (training.batch_size * ranks.launched()))
     steps_an_epoch = max(1, math.ceil(batches / training.gradient_accumulation_steps))
     return math.ceil((training.epochs or DEFAULT_EPOCHS) * steps_an_epoch)
 
@@ -111,23 +119,23 @@ def make_plan(recipe: Recipe, model: ModelOutline, inputs: Inputs, free: int, wa
     work = workload(recipe, steps, mean_length, sum(inputs.rows["prompt_length"]) / len(lengths))
     tokens = round(work.trained_tokens)
     constrained = recipe.method == "constrained"
-    refreshed = recipe.guidance.samples * recipe.guidance.iterations if constrained else 0
+    refreshed = guidance_samples(recipe) if constrained else 0
     samples = refreshed + (measured_outputs(recipe, steps) if constrained else work.drawn)
     evaluated = len(inputs.heldout_prompts) * recipe.evaluation.samples_per_prompt
     dtype = torch.bfloat16 if trains_in_bf16(recipe) else torch.float32
-    speed = matmul_speed(device, dtype)
-    inference = speed if fast_dtype(device) == dtype else matmul_speed(device, fast_dtype(device))
-    fitted = (refreshed + recipe.nado_fit.corpus_rows * recipe.guidance.iterations) * mean_length if constrained else 0
+    machine = measured_machine(device, dtype)
     decoded = recipe.sampling.max_new_tokens
     decoded_later = (recipe.evaluation.sampling or recipe.sampling).max_new_tokens
     two_p = 2.0 * model.parameters
-    training = tokens * (two_p * 2 + 2.0 * model.trainable) / (TRAINING_EFFICIENCY * speed)
+    drawing, reading = DECODING_EFFICIENCY * machine.inference, READING_EFFICIENCY * machine.inference
     if constrained:
-        frozen_passes = 1 + (recipe.guidance.anchor != "live")
-        training += (tokens * frozen_passes + 2 * fitted) * two_p / (TRAINING_EFFICIENCY * inference)
-    training += work.read_tokens * two_p / (TRAINING_EFFICIENCY * inference)
-    training += samples * decoded * two_p / (DECODING_EFFICIENCY * inference)
-    evaluation = evaluated * decoded_later * two_p / (DECODING_EFFICIENCY * inference)
+        costs = constrained_costs(recipe, model, machine, lengths, steps, samples)
+        step, making = costs.seconds("1", "k", "x"), costs.seconds("ρg", "a", "o")
+        training, cost = step + making - overlapped_seconds(recipe, step, making), costs.sentence()
+    else:
+        training, cost = plain_part(model, machine, tokens, steps).seconds, ""
+        training += work.read_tokens * two_p / reading + samples * decoded * two_p / drawing
+    evaluation = evaluated * decoded_later * two_p / drawing
     return Plan(
         method=recipe.method,
         model=recipe.model.path,
@@ -142,13 +150,16 @@ def make_plan(recipe: Recipe, model: ModelOutline, inputs: Inputs, free: int, wa
         tokens=tokens,
         samples=samples,
         evaluated=evaluated,
-        training_minutes=training / 60,
+        training_minutes=training / 60 / ranks.launched(),
         evaluation_minutes=evaluation / 60,
         memory_gib=memory_needed(recipe, model, max(lengths)) / _GIB,
         disk_gib=disk_needed(recipe, model) / _GIB,
         free_gib=free / _GIB,
         output_dir=recipe.output_dir,
         warnings=tuple(warnings),
+        processes=ranks.launched(),
+        refreshed=how_refreshed(recipe),
+        cost=cost,
     )
 
 
@@ -156,16 +167,14 @@ def disk_needed(recipe: Recipe, model: ModelOutline) -> int:
     """Bytes of checkpoints (one more than are kept, while one is written), final model, guidance and samples."""
     saved = model.trainable if recipe.model.lora else model.parameters
     checkpoint = saved * _BYTES[recipe.model.dtype] + model.trainable * 2 * _BYTES[recipe.model.dtype]
-    nado = recipe.nado
-    nado_weights = nado.width * (model.width + 12 * nado.width * nado.layers) + nado.rank * (nado.width + model.width)
-    if nado.shape == "own":
-        nado_weights += model.width * nado.width
-    guidance = recipe.guidance.iterations * len(recipe.constraints) * nado_weights * 12
+    guidance = recipe.guidance.iterations * len(recipe.constraints) * nado_weights(recipe.nado, model.width) * 12
     steps = recipe.training.max_steps or 0  # without it the default is a fixed number of measurements
     samples = (recipe.guidance.iterations * recipe.guidance.samples + measured_outputs(recipe, steps)) * 4096
     constrained = guidance + samples if recipe.method in ("constrained", "guided-decoding") else 0
     before = saved * _BYTES[recipe.model.dtype] if recipe.method in AFTER_SFT else 0  # the model of the stage before
     anchors = recipe.guidance.iterations * saved * 4 if recipe.guidance.anchor == "iteration" else 0
+    if recipe.method == "constrained" and recipe.guidance.where(recipe.guidance.schedule) != "in-process":
+        anchors += 2 * saved * 4  # the snapshot that guidance is made from, and the one before in a checkpoint
     return (recipe.training.save_total_limit + 1) * checkpoint + saved * 4 + constrained + anchors + before
 
 
@@ -177,26 +186,19 @@ def memory_needed(recipe: Recipe, model: ModelOutline, longest: int) -> int:
     copied = 0 if recipe.model.lora else copies * model.parameters * held
     tokens = recipe.training.batch_size * longest
     activations = tokens * model.layers * model.width * (4 if recipe.training.gradient_checkpointing else 40)
-    logits = tokens * model.vocabulary * 4 * (6 if recipe.method == "constrained" else 3)
+    logits = tokens * model.vocabulary * 4 * 3
+    if (
+        recipe.method == "constrained"
+    ):  # the fused head holds a chunk of them, and the gradient of its weight in float32
+        fused = min(tokens, 512) * model.vocabulary * 4 + model.vocabulary * model.width * 4
+        logits = fused if recipe.guidance.anchor == "live" else 2 * logits
     cache = recipe.sampling.batch_size * (longest + recipe.sampling.max_new_tokens) * model.layers * model.width * 4
+    where = recipe.guidance.where(recipe.guidance.schedule) if recipe.method == "constrained" else "in-process"
+    if where == "worker" and not elsewhere(recipe):  # the worker's model stands beside the trainer's
+        return (
+            weights + copied + activations + logits + cache + model.parameters * held * (1 if recipe.model.lora else 2)
+        )
     return weights + copied + max(activations + logits, cache)
-
-
-def matmul_speed(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of a matrix product here and now, in a fifth of a second."""
-    size = 4096 if device.type == "cuda" else 768
-    a, b = (torch.randn(size, size, device=device, dtype=torch.float32).to(dtype) for _ in range(2))
-    products, seconds = 0, 0.0
-    _ = a @ b
-    start = time.perf_counter()
-    while seconds < _BENCH_SECONDS:  # at least once, however long this process is kept waiting
-        for _ in range(4):
-            _ = a @ b
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        products += 4
-        seconds = time.perf_counter() - start
-    return products * 2.0 * size**3 / seconds
 
 
 def _count(number: int) -> str:

@@ -1,4 +1,4 @@
-"""`adhere sample` and `adhere label`: outputs of a model, guided or not, and what an oracle says of them."""
+"""`adhere sample`: outputs of a model, guided or not."""
 
 from __future__ import annotations
 
@@ -8,20 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 from adhere.data.prompts import fit_to_context, read_prompts
-from adhere.data.reading import read_rows
-from adhere.errors import CorpusError, RunFolderError
+from adhere.data.rows import check_unicode
+from adhere.errors import RunFolderError
 from adhere.files import write_text_atomic
-from adhere.oracles.again import judge_again
-from adhere.oracles.base import judge
-from adhere.oracles.config import OracleConfig, build_oracle
 from adhere.recipe.folder import RECIPE, saved_recipe
 from adhere.recipe.inputs import build_constraints
 from adhere.recipe.progress import Progress, silent
 from adhere.recipe.trained import GUIDED, guide_of, load_base, load_model, load_trained
 from adhere.records import Prompt, Sample
 from adhere.sampling.sampler import SamplingConfig, TransformersSampler, draw_all
-
-_CHUNK = 64
 
 
 def sample_run(
@@ -59,6 +54,9 @@ def sample_run(
         raise RunFolderError(
             f"{source} is no run folder (it has no {RECIPE}); guided samples need a run, whose NADO guides"
         )
+    asked = read_prompts(prompts) if isinstance(prompts, Path) else [Prompt(i, text) for i, text in enumerate(prompts)]
+    for prompt in asked:
+        check_unicode(f"prompt {prompt.index + 1}", prompt.text)
     guide = None
     if is_run:
         recipe = saved_recipe(folder)
@@ -69,7 +67,6 @@ def sample_run(
         how = sampling or recipe.sampling
     else:
         policy, how = load_model(str(source)), sampling or SamplingConfig()
-    asked = read_prompts(prompts) if isinstance(prompts, Path) else [Prompt(i, text) for i, text in enumerate(prompts)]
     asked = fit_to_context(asked, policy.tokenizer, policy.context_length, how.max_new_tokens)
     tell = progress or silent
     sampler = TransformersSampler(policy.model, policy.tokenizer, how, guide)
@@ -86,43 +83,3 @@ def sample_run(
     if out is not None:
         write_text_atomic(out, "".join(json.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in samples))
     return samples
-
-
-def label_file(
-    samples: Path, oracle: OracleConfig, out: Path, *, progress: Progress | None = None
-) -> list[float | None]:
-    """Judge the outputs of a JSONL file (column `output`, else `completion` or `text`); write them with their `score`.
-
-    Args:
-        samples: such as `sample_run` wrote; other columns are kept.
-        oracle: who judges.
-        out: JSONL file, the same rows with `score` (null: no verdict) and `oracle`.
-        progress: told of every few rows.
-
-    Returns:
-        the scores, in the order of the rows.
-
-    Raises:
-        CorpusError: the file cannot be read, or a row has no output. OracleError: the oracle broke its contract.
-    """
-    judging, tell = build_oracle(oracle), progress or silent
-    rows = [(place, dict(row)) for place, row in read_rows(samples)]
-    if not rows:
-        raise CorpusError(f"{samples}: no rows in it")
-    outputs = [_text(place, row) for place, row in rows]
-    prompts = [str(row.get("prompt") or "") for _, row in rows]
-    scores: list[float | None] = []
-    for start in range(0, len(rows), _CHUNK):
-        scores += judge(judging, prompts[start : start + _CHUNK], outputs[start : start + _CHUNK])
-        tell("judging", len(scores), len(rows))
-    scores = judge_again(judging, prompts, outputs, scores)
-    lines = [{**row, "score": score, "oracle": judging.name} for (_, row), score in zip(rows, scores, strict=True)]
-    write_text_atomic(out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    return scores
-
-
-def _text(place: str, row: dict[str, object]) -> str:
-    for column in ("output", "completion", "text"):
-        if isinstance(text := row.get(column), str):
-            return text
-    raise CorpusError(f"{place}: no output to judge: a row has a string `output`, `completion` or `text`")

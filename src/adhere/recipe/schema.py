@@ -14,13 +14,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from adhere.baselines.config import BaselinesConfig
 from adhere.data.corpus import CorpusConfig
 from adhere.data.prompts import Overlong
-from adhere.guidance.config import FitConfig, RefreshConfig
+from adhere.guidance.config import ExecutionConfig, FitConfig, RefreshConfig
 from adhere.guidance.constraint import DualConfig, Multiplier, dual_problem
 from adhere.models.nado_config import NadoConfig
 from adhere.models.policy import ModelConfig
 from adhere.oracles.config import OracleConfig
 from adhere.recipe.training_section import TrainingSection
 from adhere.sampling.sampler import SamplingConfig
+from adhere.sampling.sampler_config import SamplerConfig
+from adhere.training.health_config import HealthConfig
 from adhere.training.method_config import DomainConfig, MethodConfig
 
 Method = Literal["constrained", "sft", "filtered-sft", "rloo", "grpo", "dpo", "guided-decoding"]
@@ -88,8 +90,8 @@ class ConstraintSection(BaseModel):
         return self.name or _label(self.oracle)
 
 
-class GuidanceSection(MethodConfig, RefreshConfig):
-    """How the policy is held to its constraints, and how much is sampled for that."""
+class GuidanceSection(MethodConfig, RefreshConfig, ExecutionConfig):
+    """How the policy is held to its constraints, how much is sampled for that, and where."""
 
 
 class EvaluationSection(BaseModel):
@@ -142,7 +144,7 @@ class Recipe(BaseModel):
     corpus: CorpusConfig = Field(description="what it learns from; path: embedded is the demo's corpus")
     prompts: PromptsConfig = Field(default_factory=PromptsConfig, description="what it is sampled from")
     constraints: tuple[ConstraintSection, ...] = Field(min_length=1, description="the rules its outputs must satisfy")
-    sampling: SamplingConfig = Field(default_factory=SamplingConfig, description="how outputs are drawn")
+    sampling: SamplerConfig = Field(default_factory=SamplerConfig, description="how outputs are drawn, and by what")
     guidance: GuidanceSection = Field(default_factory=GuidanceSection, description="how it is held to the rules")
     nado: NadoConfig = Field(default_factory=NadoConfig, description="shape of the auxiliary model")
     nado_fit: FitConfig = Field(default_factory=FitConfig, description="how the auxiliary model is fitted")
@@ -153,6 +155,7 @@ class Recipe(BaseModel):
     domains: dict[str, DomainConfig] = Field(
         default_factory=dict, description="how the rows of a domain are trained, by the domain's name"
     )
+    health: HealthConfig = Field(default_factory=HealthConfig, description="what is done when a run goes wrong")
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection, description="how the model is measured")
     seed: int = Field(0, ge=0, le=2**32 - 1, description="seed of everything that is drawn but the held-out split")
     output_dir: Path = Field(description="folder of the run")

@@ -17,7 +17,8 @@ from adhere.recipe.progress import Progress
 from adhere.recipe.schema import Recipe
 from adhere.recipe.stages import TITLES, Stage
 from adhere.recipe.training_log import EventsTold, StepsTold
-from adhere.training.last_step import EndsAtLastStep
+from adhere.training.guarded import GuardedTrainer
+from adhere.training.sealing import SealsCheckpoints
 from adhere.training.step_costs import StepCosts
 from adhere.training.trainer import ConstrainedTrainer
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import TrainerCallback
 
-_LEARNED_FROM = ("input_ids", "attention_mask", "labels")
+_LEARNED_FROM = ("input_ids", "attention_mask", "labels", "row")
 
 
 def stage_trainer(
@@ -56,6 +57,8 @@ def stage_trainer(
     else:
         callbacks: list[TrainerCallback] = [told, StepCosts(recipe.output_dir, stage.method)]
         policy.model.to(training_device())  # type: ignore[arg-type]
+        if stage.method in ("rloo", "grpo", "dpo"):
+            callbacks.append(SealsCheckpoints())
         if stage.method in ("rloo", "grpo"):
             trainer = _reinforcement(recipe, prepared, policy, stage, callbacks)
         elif stage.method == "dpo":
@@ -79,14 +82,17 @@ def _plain(
             missing = recipe.guidance.max_without_verdict
             rows = filtered_rows(rows, prepared.constraints, policy.tokenizer, recipe.output_dir, missing)
         tell("filtering the corpus", 1, 1, f"{len(rows):,} of {len(prepared.inputs.rows):,} rows stay")
-    return EndsAtLastStep(
+    trainer = GuardedTrainer(
         model=policy.model,
         args=plain_arguments(recipe, stage.folder, stage.steps),
         train_dataset=rows,
         data_collator=PlainCollator(ConstrainedCollator(policy.tokenizer)),
         processing_class=policy.tokenizer,
         callbacks=callbacks,
+        health=recipe.health,
     )
+    trainer.progress = EventsTold(stage.folder, tell)
+    return trainer
 
 
 def _reinforcement(
@@ -130,7 +136,10 @@ def _preference(
 
 
 class PlainCollator:
-    """The batches of constrained training with what plain fine-tuning takes of them: the same rows, the same labels."""
+    """The batches of constrained training with what plain fine-tuning takes of them: the same rows, the same labels.
+
+    `row` stays, to tell which rows a step was made of; `GuardedTrainer` keeps it from the model.
+    """
 
     def __init__(self, collate: ConstrainedCollator) -> None:
         self._collate = collate

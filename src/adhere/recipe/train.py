@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
+from adhere import ranks
 from adhere.costs import Ledger
+from adhere.digests import digests_of, seal
 from adhere.errors import RunFolderError
-from adhere.files import cannot_write, write_json_atomic
+from adhere.files import cannot_write, disk_error, whole_folder, write_json_atomic
 from adhere.models.policy import Policy, load_policy
 from adhere.recipe.after_fine_tuning import fit_guidance
-from adhere.recipe.check import Prepared, prepare
+from adhere.recipe.check import Prepared, prepare_together
 from adhere.recipe.checkpoints import checkpoints, newest_whole
 from adhere.recipe.folder import FINISHED, MODEL, begin, check_folder, finished
 from adhere.recipe.lock import run_lock
+from adhere.recipe.manifest import add_digests
 from adhere.recipe.progress import Progress, silent
 from adhere.recipe.schema import Recipe
 from adhere.recipe.stage_trainers import stage_trainer
@@ -37,7 +39,7 @@ History = list[dict[str, Any]]
 
 
 def train_recipe(recipe: Recipe, *, resume: bool = False, progress: Progress | None = None) -> Path:
-    """Train the model of a recipe by its method.
+    """Train the model of a recipe by its method; under a launcher all processes call this, and the first one writes.
 
     Args:
         recipe: the run; its `output_dir` is the run folder.
@@ -53,21 +55,27 @@ def train_recipe(recipe: Recipe, *, resume: bool = False, progress: Progress | N
         ModelError, CorpusError, OracleError, GuidanceError, RecipeError, DownloadError: as `check_recipe`.
     """
     folder = recipe.output_dir
-    check_folder(recipe, resume)
-    if resume and finished(folder) is not None:
+    ranks.join()
+    ranks.on_first(lambda: check_folder(recipe, resume))
+    if resume and ranks.on_first(lambda: finished(folder)) is not None:
         return folder
     load = cache(lambda: load_policy(recipe.model, recipe.seed))
-    prepared = prepare(recipe, load, resume=resume)
-    with run_lock(folder):
-        check_folder(recipe, resume)  # again: another process may have begun here meanwhile
-        begin(recipe)
+    prepared = prepare_together(recipe, load, resume=resume)
+    with ExitStack() as held:
+        ranks.on_first(lambda: held.enter_context(run_lock(folder)))
+        ranks.on_first(lambda: _begin(recipe, resume))
         try:
             _train(recipe, prepared, load, resume, progress or silent)
         except (OSError, RuntimeError, SafetensorError) as error:
-            if _disk_is_full(error):
-                raise cannot_write(folder, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from error
+            if (of_disk := disk_error(error)) is not None:
+                raise cannot_write(folder, of_disk) from error
             raise
     return folder
+
+
+def _begin(recipe: Recipe, resume: bool) -> None:
+    check_folder(recipe, resume)  # again: another process may have begun here meanwhile
+    begin(recipe)
 
 
 def _train(recipe: Recipe, prepared: Prepared, load: Any, resume: bool, progress: Progress) -> None:
@@ -87,9 +95,15 @@ def _train(recipe: Recipe, prepared: Prepared, load: Any, resume: bool, progress
         steps, before = steps + done, stage.folder
     if recipe.method == GUIDED:
         history.append(fit_guidance(recipe, prepared, load_policy_of(folder, recipe), steps, progress))
+    ranks.on_first(lambda: _finish(folder, steps, history))
+
+
+def _finish(folder: Path, steps: int, history: History) -> None:
     write_json_atomic(folder / HISTORY, _without_nan(history))
     costs = Ledger(folder).write()
-    write_json_atomic(folder / FINISHED, {"train_seconds": costs.train_seconds, "steps": steps})
+    add_digests(folder)
+    digests = digests_of(folder, [folder / "manifest.json"])
+    write_json_atomic(folder / FINISHED, {"train_seconds": costs.train_seconds, "steps": steps, "digests": digests})
 
 
 def _train_stage(
@@ -100,7 +114,7 @@ def _train_stage(
         steps, history = 0, []
         _save_model(lambda path: _save_as_it_is(policy, path), stage.folder / MODEL)
     else:
-        checkpoint = newest_whole(stage.folder) if resume else None
+        checkpoint = ranks.on_first(lambda: newest_whole(stage.folder)) if resume else None
         trainer = stage_trainer(recipe, prepared, policy, stage, before, progress)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if REFERENCE_ADAPTER in getattr(policy.model, "peft_config", {}):
@@ -126,30 +140,18 @@ def _told(stage: Stage) -> tuple[int, History]:
 
 def _save_model(save: Callable[[str], None], folder: Path) -> None:
     """Write the model (an adapter alone, where there is one) with its tokenizer, whole or not at all."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    save(str(partial))
-    (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle that a model needs no part of
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        partial.rename(folder)
-    except OSError as error:
-        raise RunFolderError(f"{partial} cannot be renamed to {folder.name}: {error.strerror or error}") from error
+    if not ranks.is_first():
+        save(str(folder))  # gathers weights where they are sharded, and writes nothing
+        return
+    with whole_folder(folder) as part:
+        save(str(part))
+        (part / "training_args.bin").unlink(missing_ok=True)  # a pickle that a model needs no part of
+        seal(part)
 
 
 def _save_as_it_is(policy: Policy, path: str) -> None:
     policy.model.save_pretrained(path)
     policy.tokenizer.save_pretrained(path)
-
-
-def _disk_is_full(error: BaseException) -> bool:
-    """torch and safetensors say it in their own words."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    said = str(error)
-    return any(
-        words in said for words in ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed")
-    )
 
 
 def _without_nan(history: History) -> History:

@@ -61,14 +61,23 @@ class EventsTold(ProgressLog):
     def event(self, name: str, step: int, numbers: dict[str, Any]) -> None:
         """Put one event on disk, and tell it."""
         super().event(name, step, numbers)
-        if name == "sampled":
+        if name == "refresh failed":
+            again = f"; again in {numbers['again_in_seconds']:.0f} s" if "again_in_seconds" in numbers else ""
+            self._tell(f"guidance {numbers['iteration']} failed: {numbers['why']}{again}", 0, 0)
+        elif name == "goes on with the last guidance":
+            self._tell(f"guidance {numbers['iteration']} is not there: training goes on with {numbers['with']}", 0, 0)
+        elif numbers.get("meanwhile"):
+            return  # the model is trained meanwhile: that is what is shown
+        elif name == "sampled":
             speed = f"{numbers['tokens_per_second']:,.0f} tokens/s"
             self._tell(f"sampling for {self._purpose}", numbers["batch"], numbers["batches"], speed)
         elif name == "measuring":
             speed = f"{numbers['tokens_per_second']:,.0f} tokens/s"
             self._tell("measuring satisfaction", numbers["batch"], numbers["batches"], speed)
-        elif name in ("given up", "target"):
+        elif name in ("given up", "target", "fault"):
             self._tell(numbers["sentence"], 0, 0)
+        elif name == "judged":
+            self._tell("judging outputs", numbers["batch"], numbers["batches"])
         elif name == "labelled":
             self._tell("reading samples and corpus", 0, 0)
         elif name == "read":

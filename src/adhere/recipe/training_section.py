@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from adhere.guidance.config import RefreshConfig
+from adhere.guidance.config import ExecutionConfig, RefreshConfig
 from adhere.training.method_config import MethodConfig
 
 LearningRateSchedule = Literal[
@@ -17,7 +17,7 @@ Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "clea
 
 _ELSEWHERE = {
     "bf16": "training.bf16", "gradient_accumulation_steps": "training.gradient_accumulation_steps",
-    "gradient_checkpointing": "training.gradient_checkpointing", "learning_rate": "training.learning_rate",
+    "gradient_checkpointing": "training.gradient_checkpointing", "health": "health", "learning_rate": "training.learning_rate",
     "logging_steps": "training.logging_steps", "lr_scheduler_type": "training.lr_scheduler_type",
     "max_grad_norm": "training.max_grad_norm", "max_length": "corpus.max_length", "domains": "domains",
     "max_prompt_length": "corpus.max_prompt_length", "max_steps": "training.max_steps", "nado": "nado",
@@ -26,7 +26,11 @@ _ELSEWHERE = {
     "report_to": "training.report_to", "sampling": "sampling", "save_steps": "training.save_steps",
     "save_total_limit": "training.save_total_limit", "seed": "seed", "warmup_steps": "training.warmup",
     "weight_decay": "training.weight_decay",
-    **{name: f"guidance.{name}" for name in (*MethodConfig.model_fields, *RefreshConfig.model_fields)},
+    **{
+        name: f"guidance.{name}"
+        for section in (MethodConfig, RefreshConfig, ExecutionConfig)
+        for name in section.model_fields
+    },
 }  # fmt: skip
 _REFUSED = {
     "hub_token": "a recipe holds no secrets; set the environment variable HF_TOKEN",

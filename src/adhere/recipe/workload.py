@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from adhere import ranks
 from adhere.recipe.schema import Recipe
 
 AFTER_SFT = ("rloo", "grpo", "dpo")
@@ -26,7 +27,7 @@ def workload(recipe: Recipe, steps: int, row_length: float, prompt_length: float
         steps: of the whole run.
         row_length, prompt_length: mean tokens of a corpus row and of its prompt.
     """
-    batch = recipe.training.batch_size * recipe.training.gradient_accumulation_steps
+    batch = recipe.training.batch_size * recipe.training.gradient_accumulation_steps * ranks.launched()
     output_length = prompt_length + recipe.sampling.max_new_tokens
     if recipe.method == "guided-decoding":
         drawn = guidance_samples(recipe)
@@ -52,7 +53,13 @@ def corpus_steps(recipe: Recipe, steps: int) -> int:
 
 def guidance_samples(recipe: Recipe) -> int:
     """Outputs that the constrained method draws for guidance in all its iterations."""
-    return recipe.guidance.samples * recipe.guidance.iterations
+    return recipe.guidance.samples * refreshes(recipe)
+
+
+def refreshes(recipe: Recipe) -> int:
+    """How often the constrained method makes guidance: in parallel not for the last iteration, which nothing comes after."""
+    iterations = recipe.guidance.iterations
+    return max(1, iterations - 1) if recipe.guidance.schedule == "parallel" else iterations
 
 
 def pair_samples(recipe: Recipe) -> int:

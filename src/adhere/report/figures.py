@@ -210,7 +210,8 @@ def _line(log: Sequence[Json], key: str) -> Line:
     """Where a key was logged: steps and values, a later entry of the same step in place of an earlier one."""
     points: dict[float, float] = {}
     for entry in log:
-        step, value = number(entry.get("step")), number(entry.get(key))
+        # What was measured on the samples of an earlier policy stands where that policy stood.
+        step, value = number(entry.get("policy_step", entry.get("step"))), number(entry.get(key))
         if step is not None and value is not None:
             points[step] = value
     return sorted(points), [points[step] for step in sorted(points)]

@@ -15,6 +15,7 @@ from adhere.report.run_files import Json, RunFiles, read_run
 from adhere.report.samples import sample_views
 from adhere.report.suites import suite_tables
 from adhere.report.tables import other_names, results_table
+from adhere.report.timeline import timeline_figure
 
 REPORT = "report.html"
 EVENTS = 200  # of a run's events are listed
@@ -37,7 +38,8 @@ def write_report(run_folder: Path) -> Path:
 def render(run: RunFiles) -> str:
     """The page as text."""
     main = violations_figure(run.measurements)
-    curves = training_figures(run.log)
+    when = timeline_figure(run.events, run.log)
+    curves = [*training_figures(run.log), *([when] if when is not None else [])]
     timeline = _timeline(run.events)
     return fill(
         "report.html.j2",
@@ -57,6 +59,9 @@ def render(run: RunFiles) -> str:
         measured=how_measured(run.measurements),
         recipe=run.recipe,
         facts=[(title, list(facts)) for title, facts in _facts(run) if facts],
+        faults=[
+            str(event["sentence"]) for event in run.events if event.get("event") == "fault" and "sentence" in event
+        ],
         events=timeline[:EVENTS],
         all_events=len(timeline),
         unreadable=run.unreadable,
@@ -78,7 +83,7 @@ def _text(value: object) -> str:
 def _facts(run: RunFiles) -> Iterator[tuple[str, Sequence[tuple[str, str]]]]:
     """Versions, machine and the rest of the manifest, as named values."""
     merged = {**run.summary, **run.manifest}
-    named = ("versions", "machine", "command", "seeds", "date")
+    named = ("versions", "machine", "command", "seeds", "date", "digests")
     yield "Versions", list(_flat(merged.get("versions")))
     yield "Machine", list(_flat(merged.get("machine")))
     yield "Manifest", list(_flat({key: value for key, value in merged.items() if key not in named}))

@@ -1,7 +1,8 @@
 """Pages that are complete in themselves: style, scripts and data in one file that needs no network.
 
 Everything that comes from a run is escaped by Jinja2, and the page's content security policy names the two scripts it
-may run by their digests: text that a model wrote cannot become code, even if escaping failed.
+may run by their digests: text that a model wrote cannot become code, even if escaping failed. Characters that are not seen
+(control characters, marks that turn the text round) are written as their escapes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,12 @@ from markupsafe import Markup
 
 from adhere.report.figures import Figure
 from adhere.report.tables import Table
+
+# Control characters but tab and line feed; zero-width and bidirectional marks; line and paragraph separators; halves of
+# characters. The joiners U+200C and U+200D belong to how Persian, Hindi and emoji are written.
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +65,7 @@ def fill(template: str, *, has_figures: bool, **values: object) -> str:
         loader=PackageLoader("adhere.report"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_seen,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -81,6 +89,13 @@ def _source(environment: Environment, name: str) -> str:
 def _digest(script: str) -> str:
     """The script as a content security policy names it."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _seen(value: object) -> object:
+    """A text with every character that would not be seen, or would move others, as its escape."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), value)
 
 
 def _unbroken(sentence: str) -> str:
