@@ -8,20 +8,23 @@ The service is `load_server.py`, in a process of its own; it takes 20 ms for an 
 concurrency ÷ 20 ms requests a second are possible. Each case is `adhere label` (`label_file`) with a fresh cache of verdicts,
 in a process of its own, from the first byte read to the last one written:
 
-- one text a request to a generic JSON endpoint, 16 under way: 800 outputs a second are possible, 1.25 ms each, so that a
+- one text a request to a generic JSON endpoint, 8 under way: 400 outputs a second are possible, 2.5 ms each, so that a
   millisecond of work too much for each output would be seen;
 - the same file once more, all of it from the cache;
 - four texts a request to a moderation service, 4 under way, a fifth of the outputs.
 
-Throughput is outputs by the time of the whole call; its share of what is possible is given for 20 ms, and for what the service
-took by its own clock (a timer is never early, and on a busy machine late). Memory is the process's resident set, sampled ten
+Throughput is outputs by the time of the whole call. Its share of what is possible is given for 20 ms, for what the service
+took by its own clock (a timer is never early, and on a busy machine late), and for what a bare loop round aiohttp gets from
+the service with as many requests under way, which judges nothing and keeps nothing. Memory is the process's resident set, sampled ten
 times a second: the mean of the last quarter of the time over that of the first.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
+import math
 import os
 import subprocess
 import sys
@@ -54,6 +57,7 @@ BENCHMARK = "load"
 OUTPUTS, QUICK = 50_000, 800
 SECONDS = 0.020
 _SAMPLE = 0.1
+_BARE = 8_000  # requests of the bare client, at most
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Case:
 
 
 CASES = (
-    Case("endpoint, one text a request", "endpoint", 1, 16),
+    Case("endpoint, one text a request", "endpoint", 1, 8),
     Case("moderation, four texts a request", "moderation", 4, 4, 0.2),
 )
 
@@ -155,6 +159,7 @@ def rows_of(case: Case, found: dict[str, float], again: bool) -> Rows:
         ("throughput", throughput, "outputs/s"),
         ("share_of_allowed", throughput / allowed, "1"),
         ("share_of_allowed_as_served", throughput / allowed * found["served"] / SECONDS, "1"),
+        ("share_of_bare_client", throughput / found.get("bare", math.nan), "1"),
         ("cpu_milliseconds_an_output", 1000 * found["cpu"] / found["outputs"], "ms"),
         ("memory_last_quarter_over_first", found["last"] / found["first"], "×"),
         ("memory_peak", found["peak"] / 2**20, "MiB"),
@@ -181,13 +186,36 @@ def run(folder: Path, outputs: int) -> Rows:
             for number, case in enumerate(CASES):
                 samples = folder / f"{number}.jsonl"
                 write_samples(samples, int(outputs * case.share))
+                bare = asyncio.run(bare_client(case, url, min(_BARE, int(outputs * case.share))))
                 for again in (False, True) if number == 0 else (False,):
                     _served(url)
-                    rows += rows_of(case, {**_in_process(number, url, samples), "served": _served(url)}, again)
+                    found = _in_process(number, url, samples)
+                    rows += rows_of(case, {**found, "served": _served(url), "bare": bare}, again)
                     print(_line(rows, case, again), flush=True)
         finally:
             serving.stdin.close()
     return rows
+
+
+async def bare_client(case: Case, url: str, outputs: int) -> float:
+    """Outputs a second of as many workers that send the same requests and throw the answers away."""
+    import aiohttp
+
+    path = f"{url}/score" if case.kind == "endpoint" else f"{url}/moderations"
+    text = "word " * 30
+    body = {"text": text} if case.kind == "endpoint" else {"input": [text] * case.texts}
+    requests, content = -(-outputs // case.texts), json.dumps(body).encode()
+    waiting = iter(range(requests))
+
+    async def worker(client: aiohttp.ClientSession) -> None:
+        for _ in waiting:
+            async with client.post(path, data=content, headers={"Content-Type": "application/json"}) as answer:
+                await answer.read()
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as client:
+        start = time.perf_counter()
+        await asyncio.gather(*(worker(client) for _ in range(case.concurrency)))
+        return requests * case.texts / (time.perf_counter() - start)
 
 
 def _served(url: str) -> float:
@@ -214,7 +242,8 @@ def _line(rows: Rows, case: Case, again: bool) -> str:
     if again:
         return f"{begun}from the cache; {found['calls_made']:,.0f} calls"
     growth = f"memory × {found['memory_last_quarter_over_first']:.3f}; {found['calls_made']:,.0f} calls"
-    shares = f"{found['share_of_allowed']:.1%} of what is possible, {found['share_of_allowed_as_served']:.1%} as it was served"
+    shares = f"{found['share_of_allowed']:.1%} of what is possible, "
+    shares += f"{found['share_of_allowed_as_served']:.1%} as it was served, {found['share_of_bare_client']:.1%} of a bare client's"
     return f"{begun}{shares}; {growth}"
 
 
@@ -228,6 +257,7 @@ def table(rows: Rows) -> str:
             f"{found[case, again, 'throughput']:,.0f}",
             _or_dash(found.get((case, again, "share_of_allowed")), "{:.1%}"),
             _or_dash(found.get((case, again, "share_of_allowed_as_served")), "{:.1%}"),
+            _or_dash(found.get((case, again, "share_of_bare_client")), "{:.1%}"),
         ]
         shown += [f"{found[case, again, 'cpu_milliseconds_an_output']:.2f}", f"{found[case, again, 'memory_peak']:.0f}"]
         shown += [_or_dash(found.get((case, again, "memory_last_quarter_over_first")), "{:.3f}")]
@@ -237,6 +267,7 @@ def table(rows: Rows) -> str:
         "outputs/s",
         "of what is possible",
         "as it was served",
+        "of a bare client's",
         "CPU ms each",
         "peak MiB",
         "memory, last ÷ first quarter",

@@ -26,9 +26,6 @@ from adhere.guidance.evidence import ReadEvidence, pad, with_verdict
 from adhere.guidance.quality import fit_quality
 from adhere.models.nado import Nado, NadoState
 
-PATIENCE = 2
-"""Epochs in a row without a better held-out loss after which a fit ends."""
-
 
 @dataclass(slots=True)
 class FitResult:
@@ -91,8 +88,6 @@ def fit(
             held_out_loss = _held_out_loss(nado, held_out, constraint, config)
             if held_out_loss < best_loss:
                 best_loss, best, best_epoch = held_out_loss, copy.deepcopy(nado.state_dict()), epoch
-        if epoch - best_epoch >= PATIENCE:
-            break
     nado.load_state_dict(best)
     of_policy = _of_policy(held_out, constraint)
     quality = fit_quality(*_predictions(nado, of_policy, constraint, config))
