@@ -15,8 +15,8 @@ in a process of its own, from the first byte read to the last one written:
 
 Throughput is outputs by the time of the whole call. Its share of what is possible is given for 20 ms, for what the service
 took by its own clock (a timer is never early, and on a busy machine late), and for what a bare loop round aiohttp gets from
-the service with as many requests under way, which judges nothing and keeps nothing. Memory is the process's resident set, sampled ten
-times a second: the mean of the last quarter of the time over that of the first.
+the service with as many requests under way, which judges nothing and keeps nothing. Memory is the process's resident set,
+sampled ten times a second: the mean of the last quarter of the time over that of the first.
 """
 
 from __future__ import annotations
@@ -242,8 +242,7 @@ def _line(rows: Rows, case: Case, again: bool) -> str:
     if again:
         return f"{begun}from the cache; {found['calls_made']:,.0f} calls"
     growth = f"memory × {found['memory_last_quarter_over_first']:.3f}; {found['calls_made']:,.0f} calls"
-    shares = f"{found['share_of_allowed']:.1%} of what is possible, "
-    shares += f"{found['share_of_allowed_as_served']:.1%} as it was served, {found['share_of_bare_client']:.1%} of a bare client's"
+    shares = f"{found['share_of_allowed']:.1%} of what is possible, {found['share_of_bare_client']:.1%} of a bare client's"
     return f"{begun}{shares}; {growth}"
 
 
