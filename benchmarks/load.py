@@ -242,7 +242,9 @@ def _line(rows: Rows, case: Case, again: bool) -> str:
     if again:
         return f"{begun}from the cache; {found['calls_made']:,.0f} calls"
     growth = f"memory × {found['memory_last_quarter_over_first']:.3f}; {found['calls_made']:,.0f} calls"
-    shares = f"{found['share_of_allowed']:.1%} of what is possible, {found['share_of_bare_client']:.1%} of a bare client's"
+    shares = (
+        f"{found['share_of_allowed']:.1%} of what is possible, {found['share_of_bare_client']:.1%} of a bare client's"
+    )
     return f"{begun}{shares}; {growth}"
 
 
