@@ -62,3 +62,8 @@ class Snapshots:
     def remove(self, iteration: int) -> None:
         """The guidance is on disk: nothing needs its snapshot any more."""
         self.path(iteration).unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Training is over: a refresh that was given up, or came too late, leaves none behind."""
+        for file in (self.folder / FOLDER).glob("iteration-*.safetensors"):
+            file.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from adhere.guidance.portable import pack_constraints
 from adhere.guidance.ray_config import require_ray
 from adhere.guidance.refresh import Refresher
 from adhere.guidance.schedule import InForce, Schedule, Sequential, iteration_at
+from adhere.guidance.snapshots import Snapshots
 from adhere.guidance.spans import SPENT, span, spent
 from adhere.guidance.worker_process import WorkerProcess
 
@@ -138,6 +139,9 @@ class Refreshes:
         if self._schedule is not None:
             self._schedule.close()
             self._schedule = None
+            state = self._trainer.state
+            if state.global_step >= state.max_steps and ranks.is_first():
+                Snapshots(self._trainer.run_folder).clear()
 
     def _report(self, event: str, numbers: dict[str, Any]) -> None:
         self._trainer.progress.event(event, self._trainer.state.global_step, numbers)
