@@ -96,11 +96,8 @@ class GuardedTrainer(EndsAtLastStep):
         if self.accelerator.num_processes > 1:
             numbers = self.accelerator.reduce(numbers, "mean")  # NaN and infinity stay what they are
         told = numbers.tolist()
-        losses, gradient_norm, kl = (
-            told[: len(self._losses)],
-            told[len(self._losses)],
-            sum(told[len(self._losses) + 1 :]),
-        )
+        count = len(self._losses)
+        losses, gradient_norm, kl = told[:count], told[count], sum(told[count + 1 :])
         kind, what = "", ""
         if not math.isfinite(sum(losses)):
             kind, what = "non_finite", f"the loss is {sum(losses)}"
