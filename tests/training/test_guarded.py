@@ -135,6 +135,19 @@ def test_a_run_that_stops_at_a_fault_goes_on_to_the_weights_of_one_that_skips_it
     assert _same(_weights(resumed), _weights(skipping))
 
 
+@pytest.mark.parametrize("clipped", [1.0, 0.0])
+def test_the_gradients_are_read_for_their_norm_once_a_step(
+    clipped: float, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def again(*_: Any, **__: Any) -> None:
+        raise AssertionError("a second pass over all gradients")
+
+    monkeypatch.setattr(torch.nn.utils, "get_total_norm", again)  # transformers has its own name for it
+    trainer = make_trainer(**ACCUMULATED, max_grad_norm=clipped)
+    trainer.train()
+    assert not _faults(trainer)
+
+
 def test_skipping_has_an_end(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(**ACCUMULATED, health={"skips_in_a_row": 2})
     _spoil(trainer, (2, 3, 4), _nan)

@@ -47,7 +47,9 @@ class GuardedTrainer(EndsAtLastStep):
         self._batches: list[dict[str, Tensor]] = []  # of the step under way
         self._losses: list[Tensor] = []
         self._kls: list[Tensor] = []
+        self._norm: Tensor | float | None = None  # of its gradient
         self._skipped = 0  # steps in a row
+        self.add_callback(_Looks(self))
         self.add_callback(SealsCheckpoints())
         self.add_callback(_StopsAfterSave(self))  # the last one: all others have kept what they keep
 
@@ -65,14 +67,16 @@ class GuardedTrainer(EndsAtLastStep):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """As in `Trainer`; after the last micro-batch of a step its gradient is looked at, and dropped if need be."""
+        """As in `Trainer`; what the micro-batch was, and its loss, are kept until the step has been looked at."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._batches.append({name: value for name, value in inputs.items() if isinstance(value, Tensor)})
         self._losses.append(loss.detach())
-        if self.accelerator.sync_gradients:
-            self._look()
-            self._batches, self._losses, self._kls = [], [], []
         return loss
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> Tensor | float | None:
+        """As in `Trainer`, kept: another pass over all gradients would take a twentieth of a small model's step."""
+        self._norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
+        return self._norm
 
     def stop_with(self, error: AdhereError) -> None:
         """End the run before its next step by this error, with a checkpoint; at once where there is one of this step."""
@@ -86,29 +90,38 @@ class GuardedTrainer(EndsAtLastStep):
         """Take in a micro-batch's share of the step's KL, in nats per token."""
         self._kls.append(kl.detach())
 
-    def _look(self) -> None:
-        """One look at the step: the numbers are read together, so that an accelerator is waited for once."""
-        gradients = [p.grad for p in self._parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients) if gradients else self._losses[0].new_zeros(())
-        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # sharded
-        parts = [*self._losses, norm, *self._kls]
-        numbers = torch.stack([part.float().to(norm.device) for part in parts])
+    def look(self) -> None:
+        """One look at the step, whose gradient is dropped if need be.
+
+        The numbers are read together, so that an accelerator is waited for once.
+        """
+        losses, kls, norm = self._losses, self._kls, self._gradient_norm()
+        self._losses, self._kls, self._norm = [], [], None
+        numbers = torch.stack([part.float().to(norm.device) for part in (*losses, norm, *kls)])
         if self.accelerator.num_processes > 1:
             numbers = self.accelerator.reduce(numbers, "mean")  # NaN and infinity stay what they are
         told = numbers.tolist()
-        count = len(self._losses)
-        losses, gradient_norm, kl = told[:count], told[count], sum(told[count + 1 :])
+        values, gradient_norm, kl = told[: len(losses)], told[len(losses)], sum(told[len(losses) + 1 :])
         kind, what = "", ""
-        if not math.isfinite(sum(losses)):
-            kind, what = "non_finite", f"the loss is {sum(losses)}"
+        if not math.isfinite(sum(values)):
+            kind, what = "non_finite", f"the loss is {sum(values)}"
         elif not math.isfinite(gradient_norm) and self.accelerator.scaler is None:  # fp16's scaler expects infinities
-            kind, what = "non_finite", f"the loss is {sum(losses):.4g} but its gradient is {gradient_norm}"
+            kind, what = "non_finite", f"the loss is {sum(values):.4g} but its gradient is {gradient_norm}"
         elif not kl <= self.health.max_kl:
             kind, what = "exploding_kl", f"the KL is {kl:.4g} nats per token, more than {self.health.max_kl:g}"
-        if not kind:
+        if kind:
+            self._treat(kind, what, values, gradient_norm, kl)
+        else:
             self._skipped = 0
-            return
-        self._treat(kind, what, losses, gradient_norm, kl)
+        self._batches = []
+
+    def _gradient_norm(self) -> Tensor:
+        norm = self._norm
+        if norm is None:  # DeepSpeed does not tell it, and has taken the gradients
+            gradients = [p.grad for p in self._parameters() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients) if gradients else 0.0
+        norm = norm if isinstance(norm, Tensor) else self._losses[0].new_tensor(norm)
+        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # sharded
 
     def _treat(self, kind: str, what: str, losses: list[float], gradient_norm: float, kl: float) -> None:
         step, folder = self.state.global_step + 1, Path(str(self.args.output_dir))
@@ -148,14 +161,23 @@ class GuardedTrainer(EndsAtLastStep):
     def _drop_gradient(self) -> None:
         """Make the optimiser's next step none at all: parameters without a gradient are left alone, and so is their state."""
         for parameter in self._parameters():
-            if self.accelerator.scaler is None:
-                parameter.grad = None
-            elif parameter.grad is not None:  # a scaler leaves out a step whose gradient is not finite, and no other
-                parameter.grad.fill_(math.nan)
+            parameter.grad = None
 
     def _parameters(self) -> Iterator[nn.Parameter]:
         assert isinstance(self.model, nn.Module)
         return self.model.parameters()
+
+
+class _Looks(TrainerCallback):
+    """Has every step looked at between the clipping of its gradient and the optimiser."""
+
+    def __init__(self, trainer: GuardedTrainer) -> None:
+        self._trainer = trainer
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._trainer.look()
 
 
 class _StopsAfterSave(TrainerCallback):
