@@ -1,11 +1,12 @@
-"""Where the time of a step goes: torch's profiler over plain steps, constrained steps and one refresh of the guidance.
+"""Where the time goes: torch's profiler over plain steps and constrained steps, and a clock over one refresh of the guidance.
 
     python benchmarks/profile_step.py                      # the demo's model; a few minutes on two cores
     python benchmarks/profile_step.py --recipe recipe.yaml --steps 5
     python benchmarks/profile_step.py --table docs/performance.md    # from the results file; runs nothing
 
-Every operator is counted once, by its own time: in the part of the step that it lies in, and there as a product with a
-vocabulary-wide matrix, as other arithmetic over the vocabulary, or as the rest.
+Every operator of a step is counted once, by its own time: in the part of the step that it lies in, and there as a product
+with a vocabulary-wide matrix, as other arithmetic over the vocabulary, or as the rest. The parts of a refresh are timed by
+the clock: the profiler would keep some gigabytes of its operators.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from __future__ import annotations
 import argparse
 import functools
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,11 +38,6 @@ PARTS = (
     ("adhere.training.trainer", "read_frozen", "frozen reference"),
     ("adhere.training.trainer", "loss_sums", "loss and regulariser"),
     ("adhere.models.nado", "Nado.forward", "NADO's trunk"),
-    ("adhere.guidance.refresh", "Refresher._sample", "sampling"),
-    ("adhere.guidance.refresh", "Refresher._label", "labelling"),
-    ("adhere.guidance.refresh", "read", "reading"),
-    ("adhere.guidance.refresh", "fit", "fitting"),
-    ("adhere.sampling.choice", "InverseCdfChoice.__call__", "choosing tokens"),
     ("transformers.trainer", "Trainer.compute_loss", "forward"),
     ("adhere.training.trainer", "ConstrainedTrainer.compute_loss", "forward"),
     ("accelerate", "Accelerator.backward", "backward"),
@@ -48,6 +45,13 @@ PARTS = (
     ("accelerate", "Accelerator.clip_grad_norm_", "clipping"),
 )
 """Functions that are a part of a step: module, name there, and what the table calls it. The innermost one counts."""
+
+REFRESH_PARTS = (
+    ("adhere.guidance.refresh", "Refresher._sample", "sampling"),
+    ("adhere.guidance.refresh", "Refresher._label", "labelling"),
+    ("adhere.guidance.refresh", "read", "reading the samples"),
+    ("adhere.guidance.refresh", "fit", "fitting"),
+)
 
 PRODUCTS = ("mm", "bmm", "linear", "addbmm", "baddbmm", "matmul", "einsum", "conv", "mkldnn", "mv", "dot")
 VOCABULARY_PRODUCT, VOCABULARY_WIDE, OTHER = (
@@ -76,11 +80,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for method in ("sft", "constrained"):
             recipe = _recipe(options, method, Path(folder) / method)
-            for name, profiled, steps in _profiled(recipe, options.warmup, options.steps):
-                rows += summary(name, profiled, steps, _vocabulary(recipe))
-                if options.trace:
-                    options.trace.mkdir(parents=True, exist_ok=True)
-                    profiled.export_chrome_trace(str(options.trace / f"{name}.json"))
+            profiled, refresh = _profiled(recipe, options.warmup, options.steps)
+            name = "plain" if method == "sft" else method
+            rows += summary(name, profiled, options.steps, _vocabulary(recipe)) + refresh
+            if options.trace:
+                options.trace.mkdir(parents=True, exist_ok=True)
+                profiled.export_chrome_trace(str(options.trace / f"{name}.json"))
     write_results(path, BENCHMARK, rows)
     print(table(read_results(path), path))
 
@@ -109,10 +114,10 @@ def _vocabulary(recipe: Recipe) -> int:
     return outline(recipe.model).vocabulary
 
 
-def _profiled(recipe: Recipe, warmup: int, steps: int) -> Iterator[tuple[str, profile, int]]:
-    """Profiles of the run's parts: name, profile, and how many steps it covers."""
+def _profiled(recipe: Recipe, warmup: int, steps: int) -> tuple[profile, Rows]:
+    """A profile of the steps after the first ones, and what the parts of the refresh took, where there is one."""
     import torch
-    from torch.profiler import ProfilerActivity, profile
+    from torch.profiler import ProfilerActivity, profile, record_function
     from transformers import TrainerCallback
 
     from adhere.models.policy import load_policy
@@ -127,7 +132,7 @@ def _profiled(recipe: Recipe, warmup: int, steps: int) -> Iterator[tuple[str, pr
     (stage,) = stages_of(recipe, len(prepared.inputs.rows))
     trainer = stage_trainer(recipe, prepared, policy, stage, 0, silent)
     of_steps = profile(activities=activities, record_shapes=True, acc_events=True)
-    found: list[tuple[str, profile, int]] = []
+    spent: Counter[str] = Counter()
 
     class Steps(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -138,40 +143,57 @@ def _profiled(recipe: Recipe, warmup: int, steps: int) -> Iterator[tuple[str, pr
 
     trainer.add_callback(Steps())
     trainer.args.save_strategy = "no"  # a checkpoint is no part of a step
-    with _named_parts():
+    with _wrapped(PARTS, lambda part: record_function(f"part: {part}")):
         if recipe.method == "constrained":
             take = trainer._take_guidance  # type: ignore[attr-defined]
 
             def take_guidance() -> None:
                 if trainer.state.global_step:
                     return take()
-                with profile(activities=activities, record_shapes=True, acc_events=True) as of_refresh:
+                with _wrapped(REFRESH_PARTS, lambda part: _clock(spent, part)), _clock(spent, REST):
                     take()
-                found.append(("refresh", of_refresh, 1))
+                spent[REST] -= sum(spent[part] for _, _, part in REFRESH_PARTS)
 
             trainer._take_guidance = take_guidance  # type: ignore[attr-defined]
         trainer.train()
-    found.append(("plain" if recipe.method == "sft" else "constrained", of_steps, steps))
-    yield from found
+    return of_steps, [
+        {
+            "name": "milliseconds",
+            "value": 1000 * seconds,
+            "n": 1,
+            "unit": "ms",
+            "run": "refresh",
+            "part": part,
+            "kind": OTHER,
+        }
+        for part, seconds in spent.items()
+    ]
 
 
 @contextmanager
-def _named_parts() -> Iterator[None]:
-    """The functions of `PARTS` show themselves to the profiler for the time of the block; those that are gone do not."""
-    import importlib
+def _clock(spent: Counter[str], part: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    spent[part] += time.perf_counter() - start  # type: ignore[assignment]
 
-    from torch.profiler import record_function
+
+@contextmanager
+def _wrapped(
+    parts: Sequence[tuple[str, str, str]], around: Callable[[str], AbstractContextManager[Any]]
+) -> Iterator[None]:
+    """For the time of the block these functions run inside what `around` makes; those that are gone do not."""
+    import importlib
 
     def named(function: Callable[..., Any], part: str) -> Callable[..., Any]:
         @functools.wraps(function)
         def shown(*args: Any, **keywords: Any) -> Any:
-            with record_function(f"part: {part}"):
+            with around(part):
                 return function(*args, **keywords)
 
         return shown
 
     with ExitStack() as undo:
-        for module, name, part in PARTS:
+        for module, name, part in parts:
             holder: Any = importlib.import_module(module)
             *owners, attribute = name.split(".")
             for owner in owners:
@@ -223,14 +245,15 @@ def table(told: dict[str, Any], path: Path) -> str:
             continue
         total = sum(row["value"] for row in rows)
         parts = sorted({row["part"] for row in rows}, key=lambda part: -_sum(rows, part))
+        kinds = KINDS if run != "refresh" else ()
         lines = [
-            [part, *(f"{_sum(rows, part, kind):,.0f}" for kind in KINDS), f"{_sum(rows, part) / total:.0%}"]
+            [part, *(f"{_sum(rows, part, kind):,.0f}" for kind in kinds), f"{_sum(rows, part):,.0f}", f"{share:.0%}"]
             for part in parts
-            if _sum(rows, part) >= total / 200
+            if (share := _sum(rows, part) / total) >= 1 / 200
         ]
-        lines.append(["all", *(f"{_sum(rows, None, kind):,.0f}" for kind in KINDS), f"{total:,.0f} ms"])
+        lines.append(["all", *(f"{_sum(rows, None, kind):,.0f}" for kind in kinds), f"{total:,.0f}", "100%"])
         what = "one refresh" if run == "refresh" else f"a step, {run}"
-        written.append(f"{markdown_table([f'{what}, ms', *KINDS, 'share'], lines)}\n")
+        written.append(f"{markdown_table([f'{what}, ms', *kinds, 'together', 'share'], lines)}\n")
     return "\n".join([f"{made_by(told, path)}\n", *written])
 
 

@@ -55,7 +55,7 @@ def test_a_real_step_of_each_kind_and_a_refresh_are_told_part_by_part(
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
     parts = {run: {row["part"] for row in rows if row["run"] == run} for run in bench.RUNS}
     assert {"forward", "backward", "optimiser"} <= parts["plain"] & parts["constrained"]
-    assert {"sampling", "labelling", "reading", "fitting", "choosing tokens"} <= parts["refresh"]
+    assert {"sampling", "labelling", "reading the samples", "fitting"} <= parts["refresh"]
     assert "NADO's trunk" in parts["constrained"] and "NADO's trunk" not in parts["plain"]
     table = bench.table(json.loads(path.read_text(encoding="utf-8")), path)
     assert "| a step, plain, ms |" in table and "| one refresh, ms |" in table
