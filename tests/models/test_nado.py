@@ -138,6 +138,31 @@ def test_bfloat16_embeddings_cost_no_more_than_their_digits(frozen: bool) -> Non
     torch.testing.assert_close(at_once, one_by_one, rtol=0.02, atol=0.02 * float(one_by_one.std()))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_r_among_some_tokens_is_that_among_all(dtype: torch.dtype) -> None:
+    nado = _learned(dtype=dtype)
+    state = nado(_read(nado), ONES_BT)
+    value_C, key_CR = state.value_BT.flatten(), state.key_BTR.flatten(0, 1)
+    token_CK = (_normal(len(value_C), 5, seed=3).abs() * 10).long() % V
+    expected_CK = nado.next_logits(value_C, key_CR).gather(1, token_CK)
+    found_CK = nado.logits_among(value_C, key_CR, token_CK)
+    torch.testing.assert_close(found_CK, expected_CK, atol=1e-5, rtol=1e-5)
+    assert not found_CK.requires_grad
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_trunk_that_reads_bfloat16_multiplies_in_it_and_tells_float32(shape: str) -> None:
+    exact, half = _learned(shape), _learned(shape, dtype=torch.bfloat16)
+    exact.embeddings_VD.copy_(half.embeddings_VD)
+    exact.scale = half.scale
+    read = _read(half)
+    one, other = exact(read, ONES_BT), half(read, ONES_BT)
+    assert other.value_BT.dtype == other.key_BTR.dtype == torch.float32
+    for precise, rounded in zip(one, other, strict=True):
+        assert not torch.equal(precise, rounded)
+        torch.testing.assert_close(rounded, precise, atol=0.05, rtol=0.05)
+
+
 def test_freezing_keeps_the_token_table_and_freezing_again_renews_it() -> None:
     nado = _learned()
     before, _ = _both_ways(nado.freeze())

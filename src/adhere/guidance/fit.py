@@ -167,8 +167,7 @@ def _loss(
     log_p_CK = torch.cat([item.log_p_CK for _, item in asked if item.log_p_CK is not None]).to(device)
     tokens_CK = torch.cat([item.tokens_CK for _, item in asked if item.tokens_CK is not None]).to(device)
     value_C, key_CR = batch.state.value_BT[row_C, at_C], batch.state.key_BTR[row_C, at_C]
-    with torch.no_grad():  # the next-token side is the target of consistency: no gradient flows through it
-        logit_CK = nado.logits_of(NadoState(value_C[:, None], key_CR[:, None]), tokens_CK)
+    logit_CK = nado.logits_among(value_C, key_CR, tokens_CK)  # the target of consistency: no gradient flows through it
     return loss + config.consistency_weight * forward_consistency(log_p_CK, logit_CK, value_C)
 
 

@@ -77,25 +77,33 @@ class Nado(nn.Module):
             attention_mask_BT: 1 on real tokens; padding may be on either side.
         """
         read_BTD = self._embeddings(features_BTD) if self.reads_tokens else features_BTD.float()
-        x_BTW = self.embed(self.norm_in(read_BTD))
         seen_BTT = _causal(attention_mask_BT.bool())
         position_BT = (attention_mask_BT.long().cumsum(1) - 1).clamp_min(0)
-        for block in self.blocks:
-            x_BTW = block(x_BTW, seen_BTT, position_BT)
-        x_BTW = self.norm_out(x_BTW)
-        return NadoState(self.value(x_BTW).squeeze(-1), self.key(x_BTW))
+        with self._products_as_read(True):
+            x_BTW = self.embed(self.norm_in(read_BTD))
+            for block in self.blocks:
+                x_BTW = block(x_BTW, seen_BTT, position_BT)
+        with self._products_as_read(False):
+            x_BTW = self.norm_out(x_BTW.float())
+            return NadoState(self.value(x_BTW).squeeze(-1), self.key(x_BTW))
+
+    def _products_as_read(self, as_read: bool) -> torch.autocast:
+        """The trunk multiplies in bfloat16 where that is what it reads, and what R is told from is float32 always."""
+        half = as_read and self.embeddings_VD.dtype == torch.bfloat16
+        return torch.autocast(self.embeddings_VD.device.type, torch.bfloat16, enabled=half)
 
     def token_table(self) -> tuple[Tensor, Tensor]:
         """(P·e_v for every v [V, R], b·e_v [V]), without gradient: the same for all prefixes.
 
         Kept once NADO is frozen (`freeze`), since it is then the same for all steps too.
         """
-        if self._table is not None:
-            return self._table
-        with torch.no_grad():
-            both = torch.cat([self.project.weight, self.bias.weight]) * self.scale
-            table_VR = self.embeddings_VD @ both.to(self.embeddings_VD.dtype).T
-            return table_VR[:, :-1].float(), table_VR[:, -1].float()
+        return self._table if self._table is not None else self._table_of(self.embeddings_VD)
+
+    @torch.no_grad()
+    def _table_of(self, embeddings_VD: Tensor) -> tuple[Tensor, Tensor]:
+        both = torch.cat([self.project.weight, self.bias.weight]) * self.scale
+        table_VR = embeddings_VD @ both.to(embeddings_VD.dtype).T
+        return table_VR[..., :-1].float(), table_VR[..., -1].float()
 
     def freeze(self) -> Nado:
         """No more training: eval mode, no gradients, and the token table computed once."""
@@ -108,6 +116,13 @@ class Nado(nn.Module):
         """logit R(prefix·v) for every v, without gradient to the token table: [N, V] in float32."""
         table_VR, bias_V = self.token_table()
         return torch.addmm(bias_V, key_NR, table_VR.T).add_(value_N[:, None])
+
+    @torch.no_grad()
+    def logits_among(self, value_C: Tensor, key_CR: Tensor, token_CK: Tensor) -> Tensor:
+        """logit R(prefix·v) for some next tokens of every prefix, as `next_logits` has them: [C, K], without gradient."""
+        table_CKR, bias_CK = self._table_of(self.embeddings_VD[token_CK])
+        logit_CK: Tensor = torch.linalg.vecdot(table_CKR, key_CR[:, None]) + bias_CK + value_C[:, None]
+        return logit_CK
 
     def logits_of(self, state: NadoState, token_BT: Tensor) -> Tensor:
         """logit R(prefix·token) for one given next token at every position: [B, T]."""
