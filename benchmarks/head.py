@@ -42,12 +42,14 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from adhere.functional.fused import Tilt
+    from adhere.functional.head import Tilt
 
 BENCHMARK = "head"
 PLAIN, OURS = "fused, plain", "fused, constrained"
+BY_TRITON = {"fused by Triton, plain": PLAIN, "fused by Triton, constrained": OURS}
 WAYS = (
-    PLAIN, OURS, "materialised, plain", "materialised, constrained", "torch linear_cross_entropy", "Liger", "cut-cross-entropy",
+    PLAIN, OURS, "materialised, plain", "materialised, constrained", *BY_TRITON, "torch linear_cross_entropy", "Liger",
+    "cut-cross-entropy",
 )  # fmt: skip
 SHAPES = ((384, 49_152, 576, 64), (2048, 49_152, 576, 64), (512, 151_936, 896, 64), (1024, 49_152, 4096, 64))
 QUICK_SHAPES = ((48, 1000, 32, 8),)
@@ -100,10 +102,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def available(way: str) -> bool:
-    """Whether what it needs is there; Liger and cut-cross-entropy are Triton kernels for CUDA."""
+    """Whether what it needs is there; our kernel, Liger's and that of cut-cross-entropy are Triton's, for CUDA."""
     import torch
 
-    packages = {"Liger": "liger_kernel", "cut-cross-entropy": "cut_cross_entropy"}
+    packages = {"Liger": "liger_kernel", "cut-cross-entropy": "cut_cross_entropy", **dict.fromkeys(BY_TRITON, "triton")}
     if way in packages:
         return torch.cuda.is_available() and importlib.util.find_spec(packages[way]) is not None
     return way != "torch linear_cross_entropy" or hasattr(torch.nn.functional, "linear_cross_entropy")
@@ -168,7 +170,7 @@ def _inputs(shape: Sequence[int], device: torch.device) -> dict[str, Any]:
     """Random weights of a language model's size: what they say does not change what the head costs."""
     import torch
 
-    from adhere.functional.fused import Tilt
+    from adhere.functional.head import Tilt
 
     tokens, vocabulary, width, rank = shape
     random = torch.Generator(device).manual_seed(0)
@@ -193,12 +195,15 @@ def _inputs(shape: Sequence[int], device: torch.device) -> dict[str, Any]:
 def _call(way: str, inputs: dict[str, Any], dtype: torch.dtype) -> Callable[[], Tensor]:
     from torch.nn.functional import cross_entropy, linear
 
-    from adhere.functional.fused import Head, constrained_cross_entropy
+    from adhere.functional.fused import constrained_cross_entropy
+    from adhere.functional.head import Head
 
     hidden, weight, target, counted, tilt = (inputs[name] for name in ("hidden", "weight", "target", "counted", "tilt"))
-    if way in (PLAIN, OURS):
-        tilts = [tilt] if way == OURS else []
-        return lambda: constrained_cross_entropy(hidden, Head(weight), target, counted, tilts, dtype).loss
+    if way in (PLAIN, OURS, *BY_TRITON):
+        tilts, triton = [tilt] if BY_TRITON.get(way, way) == OURS else [], way in BY_TRITON
+        return lambda: (
+            constrained_cross_entropy(hidden, Head(weight), target, counted, tilts, dtype, triton=triton).loss
+        )
 
     def materialised() -> Tensor:
         logits_NV = linear(hidden.to(dtype), weight.to(dtype))

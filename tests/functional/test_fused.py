@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
 
-from adhere.functional import fused
-from adhere.functional.fused import FusedLoss, Head, Kept, Tilt, constrained_cross_entropy
+from adhere.functional import fold, fused
+from adhere.functional.fused import FusedLoss, constrained_cross_entropy
+from adhere.functional.head import Head, Kept, Tilt
 from adhere.functional.kl import constrained_kl, kl_to
 from adhere.functional.target import PROBABILITY_FLOOR, log_tilt, tilt_line
 
@@ -22,7 +23,7 @@ def random(*shape: int, seed: int) -> Tensor:
 
 
 class World:
-    """Hidden states, a head and constraints; target 1 for the first, 0.8 for the second."""
+    """Hidden states, a head and up to three constraints."""
 
     def __init__(self, positions: int = N, vocabulary: int = V, constraints: int = 2, spread: float = 1.0) -> None:
         self.hidden = random(positions, D, seed=0).requires_grad_()
@@ -32,7 +33,7 @@ class World:
             torch.arange(positions) % 3 != 0
         )  # every third is not learned
         self.satisfaction = random(positions, seed=4).sigmoid()
-        self.targets = (1.0, 0.8)[:constraints]
+        self.targets = (1.0, 0.8, 0.9)[:constraints]
         self.kept: Kept | None = None
         self.tilts = [self._tilt(k, spread, vocabulary) for k in range(constraints)]
 
@@ -96,7 +97,7 @@ def test_values_and_gradients_are_those_of_the_twin_however_it_is_cut(
     monkeypatch: pytest.MonkeyPatch, constraints: int, vocabulary: int, rows: int, elements: int
 ) -> None:
     monkeypatch.setattr(fused, "_ROWS_ON_CPU", rows)
-    monkeypatch.setattr(fused, "_BLOCK_ON_CPU", elements)
+    monkeypatch.setattr(fold, "_BLOCK_ON_CPU", elements)
     monkeypatch.setattr(fused, "_VOCABULARY_AT_A_TIME", 16)
     world = World(vocabulary=vocabulary, constraints=constraints)
     assert_same(world, world.fused(), world.twin())
@@ -119,7 +120,7 @@ def test_positions_are_held_near_the_reference_where_they_are_to_be(
     monkeypatch: pytest.MonkeyPatch, head: dict[str, float], elements: int
 ) -> None:
     monkeypatch.setattr(fused, "_ROWS_ON_CPU", 4)
-    monkeypatch.setattr(fused, "_BLOCK_ON_CPU", elements)
+    monkeypatch.setattr(fold, "_BLOCK_ON_CPU", elements)
     world = World()
     weight = random(N, seed=60).abs() * (torch.arange(N) > 3)
     world.kept = Kept(random(N, D, seed=61), Head(random(V, D, seed=62), **head), weight)
@@ -229,7 +230,7 @@ def test_float16_is_refused() -> None:
 
 def test_never_more_than_a_chunk_of_the_logits_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "_ROWS_ON_CPU", 4)
-    monkeypatch.setattr(fused, "_BLOCK_ON_CPU", 2 * 1000)
+    monkeypatch.setattr(fold, "_BLOCK_ON_CPU", 2 * 1000)
     world = World(positions=64, vocabulary=1000)
     largest = 0
 
@@ -251,4 +252,4 @@ def test_never_more_than_a_chunk_of_the_logits_is_held(monkeypatch: pytest.Monke
 def test_the_logarithm_is_one_whoever_computes_it(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     x = torch.tensor([[1e-30, 0.5, 1.0, 1e30]])
-    torch.testing.assert_close(fused._log_(x.clone()), torch.tensor([[math.log(v) for v in x[0].tolist()]]))
+    torch.testing.assert_close(fold._log_(x.clone()), torch.tensor([[math.log(v) for v in x[0].tolist()]]))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GPTJConfig, GraniteConfig, LlamaForCausalLM
 
-from adhere.functional.fused import Head, finish
+from adhere.functional.head import Head, finish
 from adhere.models.head import find_head, head_input
 
 SMALL: dict[str, Any] = {

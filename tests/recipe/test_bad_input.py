@@ -201,6 +201,11 @@ def test_an_output_folder_with_other_things_in_it_is_refused_and_named(make_reci
     assert [path.name for path in folder.iterdir()] == ["chapter1.tex"]
 
 
+def test_a_kernel_that_no_device_here_runs_is_refused(make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    _refused(make_recipe(training={"fused_head": "triton"}), RecipeError, "training.fused_head", "an NVIDIA GPU")
+
+
 def test_no_disk_space_is_told_before_the_run_with_what_it_needs(
     make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from adhere.functional.fused import Head, finish
+from adhere.functional.head import Head, finish
 from adhere.models.frozen import FrozenModel, hidden_states
 from adhere.models.head import find_head
 

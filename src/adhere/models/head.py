@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from adhere.functional.fused import Head, finish
+from adhere.functional.head import Head, finish
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +33,7 @@ class HeadInput(NamedTuple):
     hidden_BTD: Tensor
     head: Head
     dtype: torch.dtype  # in which the head computes: autocast may have chosen another than that of its weight
+    triton: bool = False  # whether a Triton kernel takes torch's place between its products
 
 
 def head_input(

@@ -54,6 +54,7 @@ def constrained_arguments(recipe: Recipe, folder: Path) -> ConstrainedConfig:
         "prefix_weight_clip": guidance.prefix_weight_clip,
         "measure_every": guidance.measure_every,
         "measure_samples": guidance.measure_samples,
+        "fused_head": recipe.training.fused_head,
         "domains": recipe.domains,
         "max_length": recipe.corpus.max_length,
         "max_prompt_length": recipe.corpus.max_prompt_length,

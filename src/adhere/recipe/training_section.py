@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from adhere.guidance.config import ExecutionConfig, RefreshConfig
+from adhere.training.fused_head import FUSED_HEAD, FusedHead
 from adhere.training.method_config import MethodConfig
 
 LearningRateSchedule = Literal[
@@ -17,7 +18,8 @@ Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "clea
 
 _ELSEWHERE = {
     "bf16": "training.bf16", "gradient_accumulation_steps": "training.gradient_accumulation_steps",
-    "gradient_checkpointing": "training.gradient_checkpointing", "health": "health", "learning_rate": "training.learning_rate",
+    "fused_head": "training.fused_head", "gradient_checkpointing": "training.gradient_checkpointing", "health": "health",
+    "learning_rate": "training.learning_rate",
     "logging_steps": "training.logging_steps", "lr_scheduler_type": "training.lr_scheduler_type",
     "max_grad_norm": "training.max_grad_norm", "max_length": "corpus.max_length", "domains": "domains",
     "max_prompt_length": "corpus.max_prompt_length", "max_steps": "training.max_steps", "nado": "nado",
@@ -78,6 +80,7 @@ class TrainingSection(BaseModel):
         "auto", description="bfloat16 arithmetic with weights as model.dtype says; auto: where the hardware has it"
     )
     gradient_checkpointing: bool = Field(False, description="less memory for a third more time")
+    fused_head: FusedHead = Field("torch", description=FUSED_HEAD)
     report_to: tuple[Tracker, ...] = Field((), description="trackers that get the log as well")
     arguments: dict[str, Any] = Field(
         default_factory=dict, description="any other of transformers' TrainingArguments, by its own name"

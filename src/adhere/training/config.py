@@ -15,6 +15,7 @@ from adhere.guidance.ray_config import RayConfig
 from adhere.models.nado_config import NadoConfig
 from adhere.sampling.sampler import SamplingConfig
 from adhere.sampling.sampler_config import SamplerConfig
+from adhere.training.fused_head import FUSED_HEAD, FusedHead, check_fused_head
 from adhere.training.health_config import HealthConfig
 from adhere.training.method_config import Anchor, DomainConfig, MethodConfig, Positions, ScheduleName, ViolatingRows
 
@@ -49,6 +50,7 @@ class ConstrainedConfig(TrainingArguments):
     prefix_weight_clip: float = _choice("prefix_weight_clip")
     measure_every: int | None = _choice("measure_every")
     measure_samples: int = _choice("measure_samples")
+    fused_head: str = field(default="torch", metadata={"help": FUSED_HEAD})
     domains: dict[str, DomainConfig] = field(
         default_factory=dict, metadata={"help": "how the rows of a domain are trained, by the domain's name"}
     )
@@ -67,11 +69,13 @@ class ConstrainedConfig(TrainingArguments):
         super().__post_init__()  # type: ignore[no-untyped-call]
         for name, choices in (
             ("anchor", Anchor), ("positions", Positions), ("violating_rows", ViolatingRows), ("schedule", ScheduleName),
+            ("fused_head", FusedHead),
         ):  # fmt: skip
             value = getattr(self, name)
             if value not in get_args(choices):
                 raise RecipeError(f"{name} must be one of {', '.join(get_args(choices))}; got {value!r}")
         self.execution()
+        check_fused_head(self.fused_head, self.device.type)
         if self.push_to_hub:
             raise RecipeError(f"push_to_hub: {NO_UPLOAD}")
         if self.iterations < 1:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from adhere.functional.fused import Head, Kept, Tilt, constrained_cross_entropy
+from adhere.functional.fused import constrained_cross_entropy
+from adhere.functional.head import Head, Kept, Tilt
 from adhere.functional.target import tilt_line
 from adhere.models.head import HeadInput
 from adhere.training.prefix_reading import PrefixReading
@@ -86,7 +87,7 @@ def fused_parts(
         kept = Kept(reference[0][counted_BT], reference[1], spread(reference_weight_N) / counts[1])
     found = constrained_cross_entropy(
         read.hidden_BTD[counted_BT], read.head, batch.next_BT[counted_BT], weight_BT[counted_BT] / counts[0], tilts,
-        read.dtype, kept,
+        read.dtype, kept, read.triton,
     )  # fmt: skip
     cross_entropy_BT = torch.zeros_like(weight_BT)
     cross_entropy_BT[counted_BT] = found.cross_entropy_N.to(weight_BT.dtype)

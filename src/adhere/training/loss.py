@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from adhere.functional.fused import Head
+from adhere.functional.head import Head
 from adhere.functional.kl import constrained_kl, kl_to
 from adhere.guidance.constraint import Constraint
 from adhere.guidance.guidance import Guidance

@@ -8,7 +8,7 @@ import torch
 from accelerate.utils import DistributedType
 from torch import Tensor
 
-from adhere.functional.fused import Head
+from adhere.functional.head import Head
 from adhere.models.frozen import hidden_states
 from adhere.models.head import HeadInput, find_head, head_input
 from adhere.training.loss import Batch
@@ -43,7 +43,8 @@ class PolicyPass:
         head = None if whole else self.head()
         if head is not None:
             policy = self._trainer.policy()
-            return head_input(model, policy, head, batch.input_ids_BT, batch.attention_mask_BT), None
+            read = head_input(model, policy, head, batch.input_ids_BT, batch.attention_mask_BT)
+            return read._replace(triton=self._trainer.config.fused_head == "triton"), None
         outputs = model(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False)
         return outputs.logits, outputs
 
