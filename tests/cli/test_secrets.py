@@ -42,7 +42,7 @@ def _keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OUR_KEY", KEY)
     monkeypatch.setenv("HF_TOKEN_OF_ANOTHER", OTHER)
     monkeypatch.setenv("ADHERE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("adhere.oracles.service.FIRST_WAIT", 0.001)
+    monkeypatch.setattr("adhere.oracles.retries.FIRST_WAIT", 0.001)
 
 
 def _recipe(tiny_recipe: Path, folder: Path, url: str) -> Path:

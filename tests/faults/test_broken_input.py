@@ -198,7 +198,7 @@ def test_answers_that_are_no_verdict(
     local_service: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Record
 ) -> None:
     """A broken answer is not the user's mistake: the rows are written without a score, it is said why, and the code is 1."""
-    monkeypatch.setattr("adhere.oracles.service.FIRST_WAIT", 0.001)
+    monkeypatch.setattr("adhere.oracles.retries.FIRST_WAIT", 0.001)
     (tmp_path / "s.jsonl").write_text('{"output": "x"}\n', encoding="utf-8")
     oracle = (
         "{kind: endpoint, url: '%s', request: '{output}', score_path: s, direction: violation, limits: {attempts: 1}}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import socket
 import struct
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
@@ -16,7 +18,7 @@ from typing import Any
 import pytest
 
 from adhere.errors import OracleError
-from adhere.oracles import EndpointOracle, LimitsConfig, judge, service
+from adhere.oracles import EndpointOracle, LimitsConfig, judge, retries, service
 from adhere.oracles import spending as costs
 
 MakeOracle = Callable[..., EndpointOracle]
@@ -26,7 +28,7 @@ SCORES = [1.0, 0.0, 1.0]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(retries, "FIRST_WAIT", 0.01)
 
 
 @pytest.fixture
@@ -142,7 +144,7 @@ def test_an_answer_for_another_number_of_texts_is_none(
     """Not even its beginning is taken: nobody knows which number belongs to which text."""
     local_service.answer = lambda asked: {"scores": numbers} if asked.number < 1 else good(asked)
     assert scores(make_oracle(batch=True)) == SCORES
-    local_service.answer = lambda asked: {"scores": numbers}
+    local_service.answer = lambda asked: {"scores": [*numbers, *numbers] if len(asked.body["texts"]) == 1 else numbers}
     oracle = make_oracle(batch=True, attempts=2)
     assert scores(oracle) == [None] * len(TEXTS)
     assert "another number of verdicts than texts" in oracle.trouble()
@@ -177,6 +179,24 @@ def test_a_huge_answer_is_not_read_to_its_end(
     assert scores(oracle, ["one"]) == [None]
     assert sent < 100 * 2**20
     assert "more than 1 MiB" in oracle.trouble()
+
+
+def test_an_answer_that_unpacks_to_more_than_it_may_is_not_unpacked_to_its_end(
+    make_oracle: MakeOracle, local_service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "LARGEST_ANSWER", 2**20)
+    bomb = gzip.compress(b" " * 64 * 2**20)
+    local_service.answer = lambda asked: local_service.reply(body=bomb, headers={"Content-Encoding": "gzip"})
+    oracle = make_oracle()
+    tracemalloc.start()
+    assert scores(oracle, ["one"]) == [None]
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "more than 1 MiB" in oracle.trouble()
+    assert most < 16 * 2**20
+    packed = gzip.compress(b'{"score": 1.0}')
+    local_service.answer = lambda asked: local_service.reply(body=packed, headers={"Content-Encoding": "gzip"})
+    assert scores(oracle, ["two"]) == [1.0]
 
 
 def test_a_redirection_is_not_followed(make_oracle: MakeOracle, local_service: Any) -> None:
@@ -232,6 +252,37 @@ def test_a_text_that_is_refused_does_not_cost_its_neighbours_their_verdicts(
     assert scores(oracle, [*texts[:4], "poison", "bad", *texts[4:]]) == [1.0] * 4 + [None, 0.0] + [1.0] * 5
 
 
+POISON: dict[str, dict[str, Any]] = {
+    "500": {"status": 500},
+    "400": {"status": 400},
+    "no number for it": {"body": {"scores": [1.0, None, 1.0]}},
+    "NaN for it": {"body": b'{"scores": [1.0, NaN, 1.0]}'},
+    "a reset": {"raw": reset},
+}
+
+
+@pytest.mark.parametrize("fault", POISON)
+def test_a_text_that_breaks_its_batch_does_not_cost_its_neighbours_their_verdicts(
+    fault: str, make_oracle: MakeOracle, local_service: Any
+) -> None:
+    local_service.answer = lambda asked: (
+        local_service.reply(**POISON[fault]) if "poison" in asked.body["texts"] else good(asked)
+    )
+    texts = [f"text {n}" for n in range(9)]
+    oracle = make_oracle(batch=True, attempts=2)
+    assert scores(oracle, [*texts[:4], "poison", "bad", *texts[4:]]) == [1.0] * 4 + [None, 0.0] + [1.0] * 5
+    assert oracle.spending.no_verdict == 1
+
+
+def test_an_outage_does_not_take_every_half_of_every_batch_its_attempts(
+    make_oracle: MakeOracle, local_service: Any
+) -> None:
+    local_service.answer = lambda asked: local_service.reply(status=500)
+    oracle = make_oracle(batch=True, attempts=2)
+    assert scores(oracle, [f"text {n}" for n in range(1000)]) == [None] * 1000
+    assert len(local_service.asked) < 20
+
+
 def test_a_service_that_asks_to_be_left_alone_is_left_alone(make_oracle: MakeOracle, local_service: Any) -> None:
     times: list[float] = []
 
@@ -252,6 +303,27 @@ def test_a_date_to_come_back_at_is_understood(make_oracle: MakeOracle, local_ser
     start = time.monotonic()
     assert scores(make_oracle()) == SCORES
     assert time.monotonic() - start < 1
+
+
+@pytest.mark.parametrize(
+    "header", ["-5", "nan", "1e999", "", "Mon,", "Wed, 21 Oct 2015 07:28:00 +99999999999999999999"]
+)
+def test_nonsense_as_a_time_to_wait_is_not_heeded(header: str, make_oracle: MakeOracle, local_service: Any) -> None:
+    busy = local_service.reply(status=429, headers={"Retry-After": header})
+    local_service.answer = lambda asked: busy if asked.number == 0 else good(asked)
+    assert scores(make_oracle()) == SCORES
+
+
+def test_what_waits_for_its_turn_leaves_the_service_alone_too(make_oracle: MakeOracle, local_service: Any) -> None:
+    times: list[float] = []
+
+    def answer(asked: Any) -> Any:
+        times.append(time.monotonic())
+        return local_service.reply(status=429, headers={"Retry-After": "0.8"}) if asked.number == 0 else good(asked)
+
+    local_service.answer = answer
+    assert scores(make_oracle(concurrency=3, requests_per_minute=150)) == SCORES  # one every 400 ms
+    assert times[1] - times[0] >= 0.75
 
 
 def test_who_wants_to_be_left_alone_longer_than_the_budget_is_not_waited_for(
@@ -281,6 +353,17 @@ def test_the_budget_bounds_one_asking_altogether(make_oracle: MakeOracle, local_
     assert scores(oracle) == SCORES  # each asking has its own
 
 
+@pytest.mark.parametrize("limit", [{"requests_per_minute": 600}, {"tokens_per_minute": 3000}])
+def test_what_the_budget_did_not_allow_has_used_up_nothing(
+    limit: dict[str, float], make_oracle: MakeOracle, local_service: Any
+) -> None:
+    """Not even the turns of those that came too late: a later pass goes on at once."""
+    oracle = make_oracle(budget=0.6, concurrency=8, **limit)
+    told = [sum(score is not None for score in scores(oracle, [f"text {n}" for n in range(100)])) for _ in range(2)]
+    assert min(told) >= 1
+    assert "stopped answering" not in oracle.trouble()
+
+
 def test_an_outage_does_not_take_every_text_all_its_attempts(make_oracle: MakeOracle, local_service: Any) -> None:
     local_service.answer = lambda asked: local_service.reply(status=500)
     oracle = make_oracle(attempts=2)
@@ -289,6 +372,32 @@ def test_an_outage_does_not_take_every_text_all_its_attempts(make_oracle: MakeOr
     assert "not asked, since it had stopped answering" in oracle.trouble()
     local_service.answer = good
     assert scores(oracle) == SCORES
+
+
+def test_why_a_service_refuses_everything_is_told_in_its_words(make_oracle: MakeOracle, local_service: Any) -> None:
+    told = {"error": {"message": "Unsupported parameter: \x1b[2J'max_tokens'"}}
+    local_service.answer = lambda asked: local_service.reply(
+        status=400, body=json.dumps(told, ensure_ascii=False).encode()
+    )
+    oracle = make_oracle()
+    assert scores(oracle) == [None] * 3
+    assert oracle.trouble().endswith("'max_tokens'\"}})")
+    assert "3 × 400 Bad Request (it said: " in oracle.trouble()
+    local_service.answer = good
+    scores(oracle)
+    assert "it said" not in oracle.trouble()  # it does answer: what it says of one text is nobody's business
+
+
+@pytest.mark.parametrize("body", [{"result": {"risk": 0.4}}, {"error": "no quota left"}, b"<p>maintenance</p>"])
+def test_an_answer_that_cannot_be_read_is_shown_where_none_ever_could(
+    body: Any, make_oracle: MakeOracle, local_service: Any
+) -> None:
+    """The path to the score is wrong, or an error comes with status 200."""
+    local_service.answer = lambda asked: local_service.reply(body=body)
+    oracle = make_oracle(attempts=1)
+    assert scores(oracle) == [None] * 3
+    said = body.decode() if isinstance(body, bytes) else json.dumps(body)
+    assert oracle.trouble().endswith(f"(it said: {said})")
 
 
 def test_nobody_there_is_no_verdict(make_oracle: MakeOracle) -> None:

@@ -168,6 +168,19 @@ def test_a_broken_cache_costs_calls_and_never_verdicts(tmp_path: Path) -> None:
     assert len(oracle.asked) == 4
 
 
+def test_a_disk_that_fills_up_costs_what_is_not_kept_and_no_verdict(cache: VerdictCache) -> None:
+    digest = VerdictCache.digest("counted", "1", None, "a")
+    cache.put({digest: 1.0})
+    with closing(sqlite3.connect(cache.folder / "cache.db")) as database:
+        database.execute("CREATE TRIGGER full BEFORE INSERT ON Cache BEGIN SELECT RAISE(ABORT, 'disk is full'); END")
+    cached = CachedOracle(oracle := Counted(), cache)
+    with pytest.warns(UserWarning, match="cannot be written .*disk is full.* Make room"):
+        assert judge(cached, [""] * 3, ["a", "z", "b"]) == [1.0, 0.0, 1.0]
+    assert oracle.asked == [("", "z"), ("", "b")]
+    assert cache.info().verdicts == 1
+    cached.close()
+
+
 def test_it_lies_in_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ADHERE_CACHE", str(tmp_path))
     assert VerdictCache().folder == tmp_path / "verdicts"

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from adhere.errors import OracleError
 from adhere.oracles import EndpointOracle, LimitsConfig, judge
 from adhere.oracles.line import proxy_for
 
@@ -39,6 +40,20 @@ def test_the_proxy_is_the_environments(
     assert proxy_for(url) == proxy
 
 
+@pytest.mark.parametrize("proxy", ["socks5://p:1", "http://", "http://p:99999", "::::", "http://me:pass-word@p:x"])
+def test_a_proxy_that_cannot_be_asked_is_named_once_and_not_waited_for(
+    proxy: str, local_service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    oracle = EndpointOracle(local_service.url, "{output}", "s", "satisfied", name="remote")
+    with pytest.raises(
+        OracleError, match=r"oracle 'remote': the environment names a proxy .*SOCKS.*NO_PROXY"
+    ) as caught:
+        judge(oracle, [""], ["text"])
+    assert "pass-word" not in str(caught.value)
+    assert not local_service.asked
+
+
 def test_a_request_goes_through_the_proxy(local_service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which is here the service itself: a proxy is asked for the whole address."""
     monkeypatch.setenv("HTTP_PROXY", local_service.url)
@@ -47,6 +62,14 @@ def test_a_request_goes_through_the_proxy(local_service: Any, monkeypatch: pytes
     assert judge(oracle, [""], ["text"]) == [1.0]
     oracle.close()
     assert [asked.path for asked in local_service.asked] == ["http://service.invalid/v1"]
+
+
+def test_a_service_that_cannot_be_trusted_is_told_from_one_that_is_not_there(local_service: Any) -> None:
+    url = local_service.url.replace("http:", "https:")
+    oracle = EndpointOracle(url, "{output}", "s", "satisfied", name="remote")
+    with pytest.raises(OracleError, match=r"oracle 'remote': 127\.0\.0\.1:\d+ refuses: no TLS, or a certificate"):
+        judge(oracle, [""], ["text"])
+    oracle.close()
 
 
 def test_passwords_of_other_programs_are_not_sent(

@@ -110,6 +110,26 @@ def test_a_service_that_refuses_to_give_log_probabilities_is_asked_for_json(
     assert score(make_judge(method="logprobs")) is None
 
 
+def test_one_answer_without_log_probabilities_does_not_change_how_the_rest_is_judged(
+    make_judge: MakeJudge, local_service: Any
+) -> None:
+    """Such as one that a filter stopped: verdicts of two kinds must not be mixed."""
+    local_service.answer = lambda asked: wrote("") if asked.number == 1 else said({"YES": 0.75, "NO": 0.25})
+    oracle = make_judge()
+    assert [score(oracle, text) for text in ("one", "two", "three")] == [0.75, None, 0.75]
+    assert all("logprobs" in asked.body for asked in local_service.asked)
+    assert "1 × an answer without log-probabilities" in oracle.trouble()
+
+
+@pytest.mark.parametrize("above", [0.5, 5, 1e9])
+def test_a_log_probability_above_0_is_none(above: float, make_judge: MakeJudge, local_service: Any) -> None:
+    answer = said({"YES": 1.0})
+    answer["choices"][0]["logprobs"]["content"][0]["logprob"] = above
+    answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"] = []
+    local_service.answer = lambda asked: answer
+    assert score(make_judge()) is None
+
+
 @pytest.mark.parametrize(
     "text",
     [

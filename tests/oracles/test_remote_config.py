@@ -23,7 +23,7 @@ from adhere.oracles import (
 )
 
 ADAPTER: TypeAdapter[Any] = TypeAdapter(OracleConfig)
-SECRET = "sk-proj-Abc123"
+SECRET = "sk-proj-Abc123Def456"
 LOCAL = "http://127.0.0.1:9/x"
 
 
@@ -77,13 +77,27 @@ def test_perspective_warns_when_it_is_built() -> None:
         f"headers: {{X-Api-Key: {SECRET}}}}}",
         f"{{kind: endpoint, url: '{LOCAL}', request: '{{output}}', score_path: s, direction: satisfied, "
         f"key_prefix: 'Bearer {SECRET}'}}",
+        f"{{kind: endpoint, url: '{LOCAL}/{SECRET}', request: '{{output}}', score_path: s, direction: satisfied}}",
+        f"{{kind: endpoint, url: '{LOCAL}', request: '{{output}}', score_path: s, direction: satisfied, "
+        f"headers: {{X-Team: {SECRET}}}}}",
+        f"{{kind: endpoint, url: '{LOCAL}', request: {{t: '{{output}}', account: [{{password: hunter2}}]}}, score_path: s, "
+        "direction: satisfied}",
+        f"{{kind: endpoint, url: '{LOCAL}', request: {{t: '{{output}}', login: 'Bearer {SECRET}'}}, score_path: s, "
+        "direction: satisfied}",
+        f"{{kind: judge, model: m, rubric: r, request: {{api_key: {SECRET}}}}}",
     ],
 )
 def test_a_secret_in_a_recipe_is_refused_and_not_repeated(section: str) -> None:
     with pytest.raises(RecipeError) as caught:
         read_oracle(section, "--oracle")
-    assert SECRET not in str(caught.value)
+    assert SECRET not in str(caught.value) and "hunter2" not in str(caught.value)
     assert "key_variable" in str(caught.value) or "key_prefix" in str(caught.value)
+
+
+def test_words_of_a_request_that_only_resemble_those_of_secrets_are_taken() -> None:
+    request = {"max_tokens": 4, "keywords": "a", "author": "me", "tokenizer": "gpt2", "key": "{output}", "token": None}
+    section = {"kind": "endpoint", "url": LOCAL, "request": request, "score_path": "s", "direction": "satisfied"}
+    assert ADAPTER.validate_python(section).request == request
 
 
 @pytest.mark.parametrize(

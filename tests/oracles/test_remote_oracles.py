@@ -270,8 +270,13 @@ def test_a_copy_opens_its_own_connections_and_closing_ends_the_thread(local_serv
 
 
 def test_turns_are_spread_evenly() -> None:
-    pace = Pace(60)
-    assert [pace.wait(1, now) for now in (0.0, 0.0, 0.5, 9.0)] == [0.0, 1.0, 1.5, 0.0]
+    pace, waits = Pace(60), []
+    for now in (0.0, 0.0, 0.5, 9.0):
+        waits.append(pace.wait(now))
+        pace.take(1, now)
+    assert waits == [0.0, 1.0, 1.5, 0.0]
     pace.correct(10)
-    assert pace.wait(1, 9.0) == 11.0
-    assert [Pace(None).wait(1e9, 0.0) for _ in range(2)] == [0.0, 0.0]
+    assert pace.wait(9.0) == pace.wait(9.0) == 11.0
+    free = Pace(None)
+    free.take(1e9, 0.0)
+    assert free.wait(0.0) == 0.0

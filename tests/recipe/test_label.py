@@ -160,5 +160,5 @@ def test_an_oracle_that_breaks_its_contract_leaves_no_labels(samples: Path, tmp_
 def test_chunks_grow_until_they_take_a_while() -> None:
     assert label._next_size(64, 0.001) == 256
     assert label._next_size(4096, 0.1) == label.MOST
-    assert label._next_size(1024, 8.0) == 512
+    assert label._next_size(1024, 2 * label.SECONDS_AT_ONCE) == 512
     assert label._next_size(64, 600.0) == label.FEWEST

@@ -118,6 +118,25 @@ def test_what_is_damaged_is_named_moved_aside_and_made_again(damage: str, run: P
     assert _digest(run) == _digest(finished)
 
 
+@pytest.mark.parametrize("way", ["run/../run", "link"])
+def test_damage_is_found_by_whichever_way_one_comes(way: str, run: Path) -> None:
+    (run.parent / "link").symlink_to(run)
+    (run / "samples" / "iteration-0001.jsonl").unlink()
+    flip("samples/iteration-0000.jsonl")(run)
+    damaged = [finding.what for finding in doctor(run.parent / way) if finding.severity == "damaged"]
+    assert any(what.startswith("samples/iteration-0000.jsonl") for what in damaged)
+    assert "samples/iteration-0001.jsonl is missing" in damaged
+    assert "samples/iteration-0001.jsonl was put back from checkpoint-4" in repair(run.parent / way)
+
+
+def test_digests_that_lead_out_of_the_folder_are_not_followed_to_repair_there(run: Path) -> None:
+    told = json.dumps({"../../../not-ours.txt": {"bytes": 1, "sha256": "0"}})
+    (run / "guidance" / "iteration-0000" / "digests.json").write_text(told, encoding="utf-8")
+    doctor(run)
+    repair(run)
+    assert sorted(path.name for path in run.parent.iterdir()) == ["run"]
+
+
 def test_a_healthy_run_has_nothing_to_repair(run: Path) -> None:
     assert {finding.severity for finding in doctor(run)} == {"ok"}
     assert repair(run) == []
@@ -138,6 +157,22 @@ def test_a_lost_recipe_cannot_be_repaired(run: Path) -> None:
     (run / "recipe.yaml").write_text("model: [", encoding="utf-8")
     assert repair(run) == []
     assert doctor(run)[0].severity == "damaged" and "put the recipe back" in doctor(run)[0].advice
+
+
+def test_a_run_that_lost_its_recipe_is_a_run_all_the_same(run: Path) -> None:
+    (run / "recipe.yaml").unlink()
+    assert doctor(run)[0].severity == "damaged" and "put the recipe back" in doctor(run)[0].advice
+
+
+@pytest.mark.parametrize("name", ["package.json", "manifest.json", "model/config.json", "checkpoint-5/weights.bin"])
+def test_the_folder_of_another_program_is_no_run_and_nothing_in_it_is_moved(name: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text('{"manifest_version": 3,', encoding="utf-8")  # not even JSON
+    for look in (doctor, repair):
+        with pytest.raises(RunFolderError, match=r"holds no run: it has no recipe\.yaml"):
+            look(tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
 
 
 def test_a_run_at_work_is_not_repaired(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

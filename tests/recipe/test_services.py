@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from adhere.cli.main import app
 from adhere.errors import OracleError, RunFolderError, VerdictsMissingError
-from adhere.oracles import build_oracle, service
+from adhere.oracles import build_oracle, retries
 from adhere.recipe.check import check_recipe
 from adhere.recipe.load import dump_recipe
 from adhere.recipe.schema import Recipe
@@ -30,7 +30,7 @@ SECRET = "sk-very-secret-0123456789"
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ADHERE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("JUDGE_KEY", SECRET)
-    monkeypatch.setattr(service, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(retries, "FIRST_WAIT", 0.001)
     return tmp_path / "cache"
 
 

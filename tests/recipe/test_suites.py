@@ -118,7 +118,7 @@ def test_a_judge_of_refusals_that_cannot_be_reached_is_found_before_the_model_is
 ) -> None:
     monkeypatch.setattr(suites, "load_chosen", lambda *_: pytest.fail("a model was loaded"))
     with pytest.raises(OracleError, match=r"gave no answer to a first question \(no connection\)"):
-        monkeypatch.setattr("adhere.oracles.service.FIRST_WAIT", 0.0)
+        monkeypatch.setattr("adhere.oracles.retries.FIRST_WAIT", 0.0)
         evaluate_suites(run, "bias", data=[str(data)], referees=["judge@http://127.0.0.1:9/v1"])
 
 

@@ -24,6 +24,11 @@ _ENVIRONMENT = {
 }
 
 
+def _tell(message: Warning | str, *_: object, **__: object) -> None:
+    """A warning as its sentence alone, without the line of our source that gave it."""
+    complain(f"warning: {message}")
+
+
 class _OnScreen(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         complain(f"{record.levelname.lower()}: {record.getMessage()}")
@@ -36,6 +41,7 @@ def quiet_libraries() -> None:
     if not sys.warnoptions:  # not where the user asked for warnings: python -W, PYTHONWARNINGS
         warnings.simplefilter("ignore")
         warnings.filterwarnings("default", message="oracle ")  # ours: it read only the beginning of some texts
+        warnings.showwarning = _tell
     ours = logging.getLogger("adhere")
     if not ranks.is_first():
         warnings.simplefilter("ignore")

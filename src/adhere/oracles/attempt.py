@@ -58,8 +58,7 @@ def parsed(content: bytes) -> Json:
         Unanswered: it is none, or holds NaN or an infinity (which JSON has no form for).
     """
     try:
-        text = content.decode("utf-8-sig")  # json.loads would guess at UTF-16 too
-        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        return _STRICT.decode(content.decode("utf-8-sig"))  # json.loads would guess at UTF-16 too
     except (ValueError, RecursionError) as error:
         raise Unanswered("an answer that is no JSON") from error
 
@@ -80,7 +79,7 @@ def _retry_after(header: str | None) -> float | None:
     except ValueError:
         try:
             when = parsedate_to_datetime(header)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return None
         seconds = (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
     return max(0.0, seconds) if seconds < float("inf") else None  # NaN too
@@ -95,3 +94,6 @@ def _finite(text: str) -> float:
     if number in (float("inf"), float("-inf")):
         raise ValueError(text)
     return number
+
+
+_STRICT = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)

@@ -132,6 +132,7 @@ class VerdictCache:
             timeout=_SECONDS_FOR_A_LOCK,
             disk=NumbersOnly,
             eviction_policy="none",
+            cull_limit=0,  # nor is it looked for with every verdict
             sqlite_mmap_size=0,  # or the process would seem to grow with the cache
             sqlite_cache_size=_PAGES_IN_MEMORY,
         )

@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from adhere.errors import OracleError
 from adhere.oracles.attempt import Json
+from adhere.oracles.public import public_host
 from adhere.oracles.remote import Pair, RemoteOracle, probability
-from adhere.oracles.remote_config import LimitsConfig, PriceConfig, public_host
+from adhere.oracles.remote_config import LimitsConfig, PriceConfig
 from adhere.oracles.version import version_of
 
 _PLACE = re.compile(r"\{(prompt|output)\}")

@@ -35,12 +35,26 @@ def _certificates() -> ssl.SSLContext:
 
 
 def proxy_for(url: str) -> str | None:
-    """The proxy that the environment names for an address (HTTPS_PROXY, ALL_PROXY, ...), unless NO_PROXY has it."""
+    """The proxy that the environment names for an address (HTTPS_PROXY, ALL_PROXY, ...), unless NO_PROXY has it.
+
+    Raises:
+        ValueError: it is none that can be asked over HTTP; a password in it is not repeated.
+    """
     parts, proxies = urlsplit(url), getproxies()
     if proxy_bypass(parts.netloc.rpartition("@")[2]):
         return None
     proxy = proxies.get(parts.scheme) or proxies.get("all")
-    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
+    if not proxy:
+        return None
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    with suppress(ValueError):  # of a port that is none
+        named = urlsplit(proxy)
+        if named.scheme in ("http", "https") and named.hostname and named.port != 0:
+            return proxy
+    raise ValueError(
+        f"the environment names a proxy for {parts.scheme} (as {parts.scheme.upper()}_PROXY or ALL_PROXY) that is no "
+        "http://host:port; others, such as SOCKS, are not spoken: name another one, or except the service with NO_PROXY"
+    )
 
 
 class Line:
@@ -48,12 +62,15 @@ class Line:
 
     Args:
         url: of the service; decides the proxy.
+
+    Raises:
+        ValueError: the proxy is none that can be asked over HTTP.
     """
 
     def __init__(self, url: str) -> None:
+        self._proxy = proxy_for(url)
         self._loop, self._process = asyncio.new_event_loop(), os.getpid()
         self._clients: list[aiohttp.ClientSession] = []
-        self._proxy = proxy_for(url)
         thread = threading.Thread(target=self._loop.run_forever, name="adhere-oracle", daemon=True)
         thread.start()
         self._hang_up = weakref.finalize(self, _hang_up, self._loop, thread, self._process, self._clients)

@@ -19,6 +19,7 @@ Method = Literal["auto", "logprobs", "json"]
 LEAST_MASS = 0.5
 """Probability that both verdicts together must have: a model that would rather say something else has given none."""
 _ALTERNATIVES = 5  # log-probabilities of as many words: the most that all services give
+_ROUNDING = 1e-3  # by which the logarithm of a probability may be above 0
 _NO_LOGPROBS = "an answer without log-probabilities"
 _NEITHER = f"a verdict that is neither {KEPT} nor {BROKEN}"
 
@@ -92,6 +93,8 @@ class JudgeOracle(RemoteOracle):
     def adapts(self, refused: Unanswered, body: Json) -> bool:
         if self._method != "auto" or "logprobs" not in body:
             return False
+        if self.service.has_answered and not self._as_json:
+            return False  # it gives them, if not this time
         if refused.reason != _NO_LOGPROBS and not (refused.scope == "text" and "logprob" in refused.detail.lower()):
             return False
         self._as_json = True  # from now on: all verdicts are to be of one kind
@@ -118,8 +121,10 @@ def _told(logprobs: Json) -> float:
     mass = {KEPT: 0.0, BROKEN: 0.0}
     for token, log_probability in alternatives.items():
         word = token.strip(" \t\n\"'*.").upper()
+        if log_probability > _ROUNDING:
+            raise ValueError("no log-probability")
         if word in mass:
-            mass[word] += min(1.0, math.exp(log_probability))
+            mass[word] += math.exp(log_probability)
     total = mass[KEPT] + mass[BROKEN]
     if total < LEAST_MASS:
         raise Unanswered(_NEITHER, "text")

@@ -14,19 +14,13 @@ class Pace:
         self._seconds_each = 0.0 if a_minute is None else 60.0 / a_minute
         self._free_at = float("-inf")
 
-    def wait(self, amount: float, now: float) -> float:
-        """Take a turn.
+    def wait(self, now: float) -> float:
+        """The seconds until the next turn, by a clock that never goes back and says `now`."""
+        return max(0.0, self._free_at - now)
 
-        Args:
-            amount: how much will be used.
-            now: on a clock that never goes back, in seconds.
-
-        Returns:
-            the seconds to wait before using it.
-        """
-        start = max(self._free_at, now)
-        self._free_at = start + amount * self._seconds_each
-        return start - now
+    def take(self, amount: float, now: float) -> None:
+        """Take that turn, to use so much."""
+        self._free_at = max(self._free_at, now) + amount * self._seconds_each
 
     def correct(self, amount: float) -> None:
         """Account for more (or, negative, less) having been used than was said when the turn was taken."""

@@ -95,7 +95,8 @@ class RemoteOracle(Oracle):
 
     def trouble(self) -> str:
         told = ", ".join(f"{count} × {reason}" for reason, count in self._reasons.most_common(_REASONS_TOLD))
-        return f"{self.name}, asked at {self.service.host}: {told}" if told else ""
+        said = f" (it said: {self.service.said})" if self.service.said and not self.service.has_answered else ""
+        return f"{self.name}, asked at {self.service.host}: {told}{said}" if told else ""
 
     def close(self) -> None:
         """Close connections; asking again opens others."""
@@ -111,12 +112,13 @@ class RemoteOracle(Oracle):
         except Unanswered as error:
             if self.adapts(error, body):
                 await self._ask(batch, deadline, found)
-            elif error.scope == "text" and len(batch) > 1:
-                # One text that the service will not judge must not cost its neighbours their verdicts.
+                return
+            self._failed_in_a_row += error.scope in ("now", "service")
+            if error.scope in ("now", "text") and len(batch) > 1:
+                # One text that the service will not, or cannot, judge must not cost its neighbours their verdicts.
                 for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
                     await self._ask(half, deadline, found)
             else:
-                self._failed_in_a_row += error.scope != "text"
                 self._miss(error.reason, len(batch))
             return
         self._failed_in_a_row = 0

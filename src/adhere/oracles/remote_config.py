@@ -6,85 +6,13 @@ and what it costs: a run may be resumed with others.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
-from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from adhere.oracles.base import Oracle
+from adhere.oracles.public import Address, Headers, KeyPrefix, KeyVariable, NoSecrets, PublicJson
 from adhere.oracles.section import NamedSection
-
-_SECRET = re.compile(r"key|token|secret|password|auth|signature|cookie", re.IGNORECASE)
-
-
-def check_key_variable(name: str) -> str:
-    """The name of an environment variable. Raises ValueError where it cannot be one, without repeating it."""
-    # Whatever stands here wrongly may be the key itself, so no message repeats it.
-    if not re.fullmatch(r"[A-Z][A-Z0-9_]{0,63}", name):
-        raise ValueError(
-            "must be the name of an environment variable in capitals, such as OPENAI_API_KEY, never the key itself (what "
-            "was given is not repeated here)"
-        )
-    return name
-
-
-def public_host(url: str) -> str:
-    """Host and port of an address, without the user and password that may stand before them."""
-    return urlsplit(url).netloc.rpartition("@")[2]
-
-
-def secrets_in(url: str) -> list[str]:
-    """What an address holds that no message may repeat; a recipe refuses such an address, a program may build it."""
-    parts = urlsplit(url)
-    named = [value for name, value in parse_qsl(parts.query) if _SECRET.search(name)]
-    return [secret for secret in (parts.password, parts.username, *named) if secret]
-
-
-def _address(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        wrong = parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment
-        secret = parts.username or parts.password or any(_SECRET.search(name) for name, _ in parse_qsl(parts.query))
-    except ValueError:
-        wrong, secret = True, None
-    if secret:
-        raise ValueError(
-            "holds a secret (a user, or a parameter such as key=), and recipes do not: name the environment variable that "
-            "holds it as key_variable (the address is not repeated here)"
-        )
-    if wrong:
-        raise ValueError("must be an address such as https://api.openai.com/v1/moderations")
-    return url
-
-
-def _public_headers(headers: dict[str, str]) -> dict[str, str]:
-    for name, value in headers.items():
-        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or not (value.isascii() and value.isprintable()):
-            raise ValueError(
-                f"{name!r} is no header that can be sent: letters, digits and hyphens, and text on one line"
-            )
-        if _SECRET.search(name):
-            raise ValueError(
-                f"{name!r} looks like a secret, and recipes hold none: name the environment variable that holds it as "
-                "key_variable, and the header as key_header"
-            )
-    return headers
-
-
-def _short_prefix(prefix: str) -> str:
-    if len(prefix) > 16:
-        raise ValueError(
-            "must be a word such as 'Bearer ', not the key itself: name the environment variable that holds it as "
-            "key_variable (what was given is not repeated here)"
-        )
-    return prefix
-
-
-KeyVariable = Annotated[str, AfterValidator(check_key_variable)]
-Address = Annotated[str, AfterValidator(_address)]
-KeyPrefix = Annotated[str, AfterValidator(_short_prefix)]
-Headers = Annotated[dict[str, str], AfterValidator(_public_headers)]
 
 
 class LimitsConfig(BaseModel):
@@ -203,7 +131,7 @@ class JudgeConfig(ThresholdSection):
         description="Take the probability from the log-probabilities of its one-word verdict, or have it write JSON; auto: "
         "the first where the service offers it.",
     )
-    request: dict[str, Any] = Field(
+    request: Annotated[dict[str, Any], NoSecrets] = Field(
         default_factory=dict,
         description="Further keys of the request, such as {seed: 1}; null takes one of ours out.",
     )
@@ -219,7 +147,7 @@ class EndpointConfig(ThresholdSection):
 
     kind: Literal["endpoint"] = "endpoint"
     url: Address = Field(description="Where it is; asked by POST.")
-    request: Any = Field(
+    request: PublicJson = Field(
         description='JSON to send; {output} and {prompt} in its strings are filled in, the string "{outputs}" (or '
         '"{prompts}") becomes a list of them.'
     )

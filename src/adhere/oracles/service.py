@@ -16,20 +16,17 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 import aiohttp
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
-from tenacity.stop import stop_base
 
 from adhere.errors import AdhereError, OracleError
 from adhere.oracles.attempt import Json, Unanswered, parsed, refusal
 from adhere.oracles.line import Line
 from adhere.oracles.pace import Pace
-from adhere.oracles.remote_config import LimitsConfig, PriceConfig, check_key_variable, public_host, secrets_in
+from adhere.oracles.public import check_key_variable, public_host, secrets_in
+from adhere.oracles.remote_config import LimitsConfig, PriceConfig
+from adhere.oracles.retries import tried
 from adhere.oracles.spending import Spending
 
 LARGEST_ANSWER = 16 * 2**20
-FIRST_WAIT = 0.5
-"""Seconds before the second attempt, at most; twice as many before each further one, up to `LONGEST_WAIT`."""
-LONGEST_WAIT = 60.0
 _BYTES_A_TOKEN = 4
 _LONGEST_DETAIL = 2000
 _LARGE_BODY = 2**20  # aiohttp warns of a larger one that is not handed over in pieces
@@ -79,6 +76,7 @@ class Service:
         self._requests, self._tokens = Pace(limits.requests_per_minute), Pace(limits.tokens_per_minute)
         self._left_alone_until = float("-inf")  # the service asked for it
         self.has_answered = False
+        self.said = ""  # in the place of its first answer that can be read, as far as it may be shown
         self._line: Line | None = None
         if key_variable is not None:
             try:
@@ -107,7 +105,7 @@ class Service:
             meanwhile: called in this thread, every `line.MOMENT` seconds until everything is asked.
 
         Raises:
-            OracleError: from `ask`; the others are stopped.
+            OracleError: from `ask`; the others are stopped. Or the environment names a proxy of another kind than HTTP.
         """
         deadline = time.monotonic() + self.limits.budget
         waiting = iter(items)
@@ -126,7 +124,10 @@ class Service:
                 await asyncio.gather(*workers, return_exceptions=True)
 
         if self._line is None or not self._line.usable():
-            self._line = Line(self._url)
+            try:
+                self._line = Line(self._url)
+            except ValueError as error:
+                raise self._error(f"{self._who}: {error}") from None
         self._line.run(everything(), meanwhile)
 
     async def answer(self, body: Json, read: Callable[[Json], Value], deadline: float) -> Value:
@@ -142,20 +143,12 @@ class Service:
             OracleError: the service refuses every request (wrong key, wrong address), and has never answered one.
         """
         content = json.dumps(body, allow_nan=False).encode("ascii")
-
-        attempts = AsyncRetrying(
-            retry=retry_if_exception(lambda error: isinstance(error, Unanswered) and error.scope == "now"),
-            wait=_wait,
-            stop=stop_after_attempt(self.limits.attempts) | _OutOfTime(deadline),
-            reraise=True,
-        )
         try:
-            value: Value = await attempts(self._attempt, content, read, deadline)
+            return await tried(lambda: self._attempt(content, read, deadline), self.limits.attempts, deadline)
         except Unanswered as error:
             if error.scope == "service" and not self.has_answered:
                 raise self._error(self._refused(error)) from None
             raise
-        return value
 
     def close(self) -> None:
         """Close connections; asking again opens others."""
@@ -171,30 +164,41 @@ class Service:
         await self._turn(tokens, deadline)
         seconds = min(self.limits.timeout, deadline - time.monotonic())
         self._spending.calls_made += 1
+        came = b""
         try:
             async with asyncio.timeout(seconds):
-                answer = parsed(await self._post(content))
+                came = await self._post(content)
+            answer = parsed(came)
+            self._count(answer, tokens)
+            value = read(answer)
         except TimeoutError:
             raise Unanswered("no whole answer in time") from None
         except Unanswered as error:
             if error.retry_after is not None:
                 self._left_alone_until = max(self._left_alone_until, time.monotonic() + error.retry_after)
+            if not self.has_answered and not self.said:
+                self.said = self._quoted(error.detail or came[:_LONGEST_DETAIL].decode("utf-8", "replace"))
             raise
-        self._count(answer, tokens)
-        value = read(answer)
         self.has_answered = True
         return value
 
     async def _turn(self, tokens: float, deadline: float) -> None:
         """Wait until the limits, and the service, allow a request."""
         now = time.monotonic()
-        if self._left_alone_until >= deadline:
-            raise Unanswered("it asks to be left alone for longer than limits.budget allows", "later")
-        wait = max(self._requests.wait(1, now), self._tokens.wait(tokens, now), self._left_alone_until - now)
-        if now + wait >= deadline:
-            raise Unanswered("limits.budget ran out", "later")
-        if wait > 0:
+        wait = max(self._requests.wait(now), self._tokens.wait(now), self._left_alone_until - now)
+        if now + wait < deadline:  # a turn that nobody uses would be missing later
+            self._requests.take(1, now)
+            self._tokens.take(tokens, now)
+        while True:
+            if self._left_alone_until >= deadline:
+                raise Unanswered("it asks to be left alone for longer than limits.budget allows", "later")
+            if now + wait >= deadline:
+                raise Unanswered("limits.budget ran out", "later")
+            if wait <= 0:
+                return
             await asyncio.sleep(wait)
+            now = time.monotonic()
+            wait = self._left_alone_until - now  # for an answer that came meanwhile
 
     async def _post(self, content: bytes) -> bytes:
         assert self._line is not None
@@ -209,6 +213,8 @@ class Service:
                     if len(received) > LARGEST_ANSWER:
                         raise Unanswered(f"an answer of more than {LARGEST_ANSWER >> 20} MiB", "text")
                 return bytes(received)
+        except aiohttp.ClientSSLError:
+            raise Unanswered("no TLS, or a certificate that is not trusted here (SSL_CERT_FILE)", "service") from None
         except aiohttp.ClientConnectorError:
             raise Unanswered("no connection") from None
         except (aiohttp.ClientError, ValueError) as error:
@@ -250,17 +256,21 @@ class Service:
             self._tokens.correct(sent + written - estimated)
 
     def _refused(self, error: Unanswered) -> str:
-        said = " ".join("".join(c if c.isprintable() else " " for c in error.detail[:300]).split())
-        secrets = secrets_in(self._url)
-        with suppress(self._error):
-            secrets += [self._key()] if self._key_variable is not None else []
-        if any(secret in error.detail for secret in secrets):  # in all of it, though a part is shown
-            said = ""
+        said = self._quoted(error.detail)
         key = f"the key in {self._key_variable}" if self._key_variable else "that it wants no key (key_variable)"
         return (
             f"{self._who}: {self.host} refuses: {error.reason}{f' ({said})' if said else ''}. Check the address "
             f"(url), {key}, and that the account may use it"
         )
+
+    def _quoted(self, told: str) -> str:
+        """The beginning of what the service said, on one line; nothing where a secret is in it."""
+        secrets = secrets_in(self._url)
+        with suppress(self._error):
+            secrets += [self._key()] if self._key_variable is not None else []
+        if any(secret in told for secret in secrets):  # in all of it, though a part is shown
+            return ""
+        return " ".join("".join(c if c.isprintable() else " " for c in told[:300]).split())
 
 
 async def _beginning(response: aiohttp.ClientResponse) -> str:
@@ -271,22 +281,6 @@ async def _beginning(response: aiohttp.ClientResponse) -> str:
         if len(received) >= _LONGEST_DETAIL:
             break
     return received[:_LONGEST_DETAIL].decode("utf-8", "replace")
-
-
-class _OutOfTime(stop_base):
-    """No attempt that would only begin after the deadline."""
-
-    def __init__(self, deadline: float) -> None:
-        self._deadline = deadline
-
-    def __call__(self, retry_state: RetryCallState) -> bool:
-        return time.monotonic() + retry_state.upcoming_sleep >= self._deadline
-
-
-def _wait(state: RetryCallState) -> float:
-    error = state.outcome.exception() if state.outcome is not None else None
-    asked = error.retry_after if isinstance(error, Unanswered) else None
-    return asked if asked is not None else wait_random_exponential(FIRST_WAIT, LONGEST_WAIT)(state)
 
 
 def _whole(value: object) -> int:

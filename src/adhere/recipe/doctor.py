@@ -10,7 +10,7 @@ from adhere.digests import changed
 from adhere.errors import AdhereError, RunFolderError
 from adhere.recipe.checkpoints import DAMAGED
 from adhere.recipe.finding import REPAIR, Finding
-from adhere.recipe.folder import FINISHED, MODEL, RECIPE, finished, saved_recipe
+from adhere.recipe.folder import FINISHED, MODEL, RECIPE, finished, saved_recipe, was_begun
 from adhere.recipe.lock import NAME as LOCK
 from adhere.recipe.lock import lock_owner
 from adhere.recipe.resumable_state import state_findings
@@ -37,17 +37,20 @@ def doctor(run_folder: Path) -> list[Finding]:
     """Look through a run folder; changes nothing.
 
     Raises:
-        RunFolderError: there is no such folder.
+        RunFolderError: there is no such folder, or it is nobody's run.
     """
     if not run_folder.is_dir():
         raise RunFolderError(f"{run_folder} is no folder; give the folder of a run")
+    if not was_begun(run_folder):
+        raise RunFolderError(f"{run_folder} holds no run: it has no {RECIPE}; give the folder of a run")
+    folder = run_folder.resolve()  # digests name files by where they are, whatever way led there
     return [
-        *_recipe(run_folder),
-        *_lock(run_folder),
-        *_json_files(run_folder),
-        *_logs(run_folder),
-        *state_findings(run_folder),
-        *_foreign(run_folder),
+        *_recipe(folder),
+        *_lock(folder),
+        *_json_files(folder),
+        *_logs(folder),
+        *state_findings(folder),
+        *_foreign(folder),
     ]
 
 

@@ -75,6 +75,11 @@ def begin(recipe: Recipe) -> None:
         write_text_atomic(path, dump_recipe(recipe))
 
 
+def was_begun(folder: Path) -> bool:
+    """True when a folder is that of a run, though its recipe may be lost: its manifest or its events are ours."""
+    return (folder / RECIPE).exists() or "method" in _manifest(folder) or (folder / "events.jsonl").exists()
+
+
 def saved_recipe(folder: Path) -> Recipe:
     """The recipe of a run folder.
 

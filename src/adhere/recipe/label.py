@@ -26,7 +26,7 @@ from adhere.oracles.config import OracleConfig, build_oracle
 from adhere.oracles.version import version_of
 from adhere.recipe.progress import Progress, silent
 
-SECONDS_AT_ONCE = 4.0
+SECONDS_AT_ONCE = 8.0
 """How long the rows between two writes should take: a kill costs no more, and a service is kept busy meanwhile."""
 FEWEST, MOST = 64, 8192
 
@@ -75,12 +75,12 @@ def label_file(samples: Path, oracle: OracleConfig, out: Path, *, progress: Prog
     with _alone(out):
         done = _resumed(journal, samples, judging)
         _judge_rest(journal, samples, judging, done, total, tell)
+        counts = _counted(journal)
         for _ in range(LATER_PASSES):
-            if not _ask_again(journal, judging, total, tell):
-                break
-        counts = Labelled(trouble=judging.trouble())
-        for row in _lines(journal):
-            counts.count(row["score"])
+            if counts.judged < counts.rows:
+                _ask_again(journal, judging, total, tell)
+                counts = _counted(journal)
+        counts.trouble = judging.trouble()
         try:
             os.replace(journal, out)
         except OSError as error:
@@ -173,10 +173,15 @@ def _next_size(size: int, seconds: float) -> int:
     return int(min(max(wanted, FEWEST), 4 * size, MOST))
 
 
-def _ask_again(journal: Path, oracle: Oracle, total: int, tell: Progress) -> bool:
-    """Ask once more about the rows without a verdict; False when there were none."""
-    if all(row["score"] is not None for row in _lines(journal)):
-        return False
+def _counted(journal: Path) -> Labelled:
+    counts = Labelled()
+    for row in _lines(journal):
+        counts.count(row["score"])
+    return counts
+
+
+def _ask_again(journal: Path, oracle: Oracle, total: int, tell: Progress) -> None:
+    """Ask once more about the rows without a verdict."""
     better = journal.with_suffix(".again")
     with suppress(FileNotFoundError):
         better.unlink()
@@ -191,7 +196,6 @@ def _ask_again(journal: Path, oracle: Oracle, total: int, tell: Progress) -> boo
         done += len(chunk)
         tell("asking again", done, total)
     os.replace(better, journal)
-    return True
 
 
 def _rows(samples: Path) -> Generator[tuple[str, Row], None, None]:

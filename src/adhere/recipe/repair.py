@@ -31,6 +31,7 @@ def repair(run_folder: Path) -> list[str]:
         RunFolderError: there is no such folder, a process is at work in it, or it cannot be written.
     """
     findings = [finding for finding in doctor(run_folder) if finding.severity == "damaged"]
+    run_folder = run_folder.resolve()
     paths = list(dict.fromkeys(path for finding in findings for path in finding.aside))
     if not paths:
         return []

@@ -154,7 +154,7 @@ def _missing(folder: Path, wrong: dict[Path, str]) -> Iterator[Finding]:
     lost: Iterable[Path] = {
         file.parent if file.parent.parent.name == "guidance" else file for file in wrong if not file.exists()
     }
-    for path in sorted(path for path in lost if not path.exists()):
+    for path in sorted(path for path in lost if not path.exists() and path.is_relative_to(folder)):
         name = path.relative_to(folder)
         if any((folder / DAMAGED).glob(f"*/{name.as_posix()}")):
             told = f"{name.as_posix()} was moved aside, and nothing that follows needs it"

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from adhere.oracles.remote_config import Address, KeyVariable
+from adhere.oracles.public import Address, KeyVariable
 from adhere.sampling.sampler import SamplingConfig
 
 Backend = Literal["transformers", "server", "vllm"]
