@@ -14,7 +14,7 @@ in a process of its own, from the first byte read to the last one written:
 - four texts a request to a moderation service, 4 under way, a fifth of the outputs.
 
 Throughput is outputs by the time of the whole call. Its share of what is possible is given for 20 ms, for what the service
-took by its own clock (20 ms in the mean, as far as the machine lets it), and for what a bare loop round aiohttp gets from
+took by its own clock, and for what a bare loop round aiohttp gets from
 the service with as many requests under way, which judges nothing and keeps nothing. Memory is the process's resident set,
 sampled ten times a second: the mean of the last quarter of the time over that of the first.
 """

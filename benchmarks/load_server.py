@@ -4,8 +4,10 @@
 
 It speaks as much HTTP/1.1 (keep-alive) as the oracles need: `POST /score` answers a generic JSON endpoint, `POST
 /moderations` as OpenAI's moderation does. A text that holds a `z` violates. `POST /taken` says how many seconds the answers
-took since it was last asked, from the last byte read to the first one written. A timer is never early, and late by most of a
-millisecond; so timers are set earlier by as much as they were late lately, and the answers take that time in the mean.
+took since it was last asked, from the last byte read to the first one written.
+
+It waits by `select`, whose timers go by the microsecond: those of `epoll` go by the millisecond, so that answers would come late
+and several at a time, as no service far away gives them.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import selectors
 import sys
 import time
 from typing import Any
@@ -21,21 +24,16 @@ _NO_VIOLATION: dict[str, Any] = {"categories": {"hate": False}, "category_scores
 _VIOLATION: dict[str, Any] = {"categories": {"hate": True}, "category_scores": {"hate": 0.99}}
 
 
-_RECENT = 0.02  # the last answer's share in how late timers are
-
-
 class Taken:
-    """How long answers took that were to take `planned` seconds, and how much too late a timer is."""
+    """How long answers took that were to take `planned` seconds."""
 
     def __init__(self, planned: float) -> None:
-        self.answers, self.seconds = 0, 0.0
-        self.planned, self.late = planned, 0.0
+        self.answers, self.seconds, self.planned = 0, 0.0, planned
 
     def note(self, seconds: float) -> None:
         """One more answer took so long."""
         self.answers += 1
         self.seconds += seconds
-        self.late = min(max(0.0, self.late + _RECENT * (seconds - self.planned)), self.planned)
 
     def told(self) -> dict[str, float]:
         """The sums, which begin anew."""
@@ -71,7 +69,7 @@ class Answers(asyncio.Protocol):
         if asked_how_long:
             self._say(said, None)
         else:
-            asyncio.get_running_loop().call_later(self._taken.planned - self._taken.late, self._say, said, start)
+            asyncio.get_running_loop().call_later(self._taken.planned, self._say, said, start)
 
     def _say(self, said: bytes, start: float | None) -> None:
         if start is not None:
@@ -107,4 +105,5 @@ async def serve(seconds: float) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--milliseconds", type=float, default=20.0)
-    asyncio.run(serve(parser.parse_args().milliseconds / 1000))
+    exact = asyncio.SelectorEventLoop(selectors.SelectSelector())
+    exact.run_until_complete(serve(parser.parse_args().milliseconds / 1000))
