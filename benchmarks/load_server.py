@@ -6,8 +6,8 @@ It speaks as much HTTP/1.1 (keep-alive) as the oracles need: `POST /score` answe
 /moderations` as OpenAI's moderation does. A text that holds a `z` violates. `POST /taken` says how many seconds the answers
 took since it was last asked, from the last byte read to the first one written.
 
-It waits by `select`, whose timers go by the microsecond: those of `epoll` go by the millisecond, so that answers would come late
-and several at a time, as no service far away gives them.
+It waits by `select`, whose timers go by the microsecond: those of `epoll` go by the millisecond, so that answers would come
+late and several at a time, as no service far away gives them.
 """
 
 from __future__ import annotations
