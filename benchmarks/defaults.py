@@ -64,6 +64,8 @@ VARIANTS = (
     Variant("iterations", "5", ("guidance.iterations=5",)),
     Variant("samples", "128 an iteration", ("guidance.samples=128",)),
     Variant("samples", "512 an iteration", ("guidance.samples=512",)),
+    Variant("nado epochs", "4", ("nado_fit.epochs=4",)),
+    Variant("refresh", "128 samples, 4 epochs", ("guidance.samples=128", "nado_fit.epochs=4")),
     Variant("nado shape", "own small transformer", ("nado.shape=own",)),
     Variant("nado learning rate", "3e-4", ("nado_fit.learning_rate=3e-4",)),
     Variant("nado learning rate", "3e-3", ("nado_fit.learning_rate=3e-3",)),

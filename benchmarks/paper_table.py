@@ -104,7 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder of the suites' files")
-    parser.add_argument("--limit", type=int, default=300, help="rows of a suite's task, and prompts of its win rate")
+    parser.add_argument("--limit", type=int, default=300, help="rows of a suite's task")
+    parser.add_argument("--pairs", type=int, default=100, help="prompts whose outputs a referee compares with base's")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--methods", nargs="+", choices=[method.name for method in METHODS], help="all when left out")
     parser.add_argument("--tables", nargs="+", choices=list(SUITES), default=list(SUITES), help="both when left out")
@@ -153,7 +154,7 @@ def make_cell(options: argparse.Namespace, table: str, method: Method, seed: int
         *method.settings,
     ]
     recipe = parse_recipe(demo_text(), "demo.yaml", settings)
-    measured = f"{table}: {', '.join(SUITES[table])}; limit {options.limit}; referees {', '.join(options.referee)}"
+    measured = f"{table}: {', '.join(SUITES[table])}; limit {options.limit}; pairs {options.pairs}; referees {', '.join(options.referee)}"
     tags = {"table": table, "method": method.name, "seed": str(seed), "model": method.name}
     return Cell(f"{table}-{method.name}-{seed}", recipe, tags, method.trains, measured)
 
@@ -196,7 +197,7 @@ def _suite(suite: str, cell: Cell, folder: Path, tell: Progress, options: argpar
         folder,
         suite,
         data=data,
-        limit=options.limit,
+        limit=options.pairs if suite == "quality" else options.limit,
         referees=options.referee if suite == "quality" else (),
         name=cell.model,
         model_path=None if cell.trains else BEFORE,

@@ -12,7 +12,8 @@ import torch
 from adhere.errors import CorpusError, ModelError, RecipeError
 from adhere.evaluation.likelihood import answer_log_likelihoods
 from adhere.evaluation.subject import Subject
-from adhere.evaluation.utility import check_harness, load_tasks, utility_suite
+from adhere.evaluation.utility import _can_share, _Callable, check_harness, load_tasks, utility_suite
+from adhere.sampling.guided_model import GuidedForCausalLM
 
 pytest.importorskip("lm_eval")
 
@@ -113,6 +114,51 @@ def test_a_module_that_is_only_called_like_a_model_will_do(subject: Subject) -> 
     wrapped = Subject("ours", Wrapped(), subject.tokenizer)  # type: ignore[arg-type]
     results = [utility_suite(each, load_tasks({"piqa": PIQA}), None, 0, _silent) for each in (subject, wrapped)]
     assert results[0].measurements == results[1].measurements
+
+
+def test_what_all_questions_begin_with_is_read_once_and_changes_no_answer(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner, read = subject.model.forward, []
+
+    def watched(**keywords: Any) -> Any:
+        read.append(tuple(keywords["input_ids"].shape))
+        return inner(**keywords)
+
+    monkeypatch.setattr(subject.model, "forward", watched)
+    together = utility_suite(subject, load_tasks({"mmlu": MMLU}), None, 0, _silent)
+    shared = [length for rows, length in read if rows == 1]
+    assert shared
+    assert min(shared) >= 64
+    assert max(length for rows, length in read if rows > 1) < min(shared)
+    monkeypatch.setattr("adhere.evaluation.utility._SHARED", 10**6)
+    read.clear()
+    apart = utility_suite(subject, load_tasks({"mmlu": MMLU}), None, 0, _silent)
+    assert max(length for _, length in read) > max(shared)
+    assert together == apart
+
+
+def test_a_shared_beginning_gives_the_logits_of_whole_rows(subject: Subject) -> None:
+    rows = torch.randint(0, 256, (3, 90), generator=torch.Generator().manual_seed(0))
+    rows[:, :70] = rows[:1, :70]
+    with torch.inference_mode():
+        told = _Callable(subject.model)(rows).logits
+        whole = subject.model(input_ids=rows).logits
+    assert torch.allclose(told, whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("changed", [{"sliding_window": 8}, {"layer_types": ["sliding_attention"]}])
+def test_a_model_that_forgets_reads_whole_rows(
+    subject: Subject, changed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _can_share(subject.model)
+    for name, value in changed.items():
+        monkeypatch.setattr(subject.model.config, name, value, raising=False)
+    assert not _can_share(subject.model)
+
+
+def test_a_guided_model_reads_whole_rows(subject: Subject) -> None:
+    assert not _can_share(GuidedForCausalLM(subject.model, []))
 
 
 def test_likelihoods_that_are_not_numbers_are_an_error_and_no_accuracy(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _BATCH = 8
 _PART = 64  # questions with one choice each between two reports of progress
+_SHARED = 64  # tokens that a batch has to begin with in common, for them to be read apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,10 @@ def _chosen(task: LoadedTask, limit: int | None, seed: int) -> dict[str, list[in
 
 
 class _Callable:
-    """The model as the harness calls it: no module, so that the harness leaves its mode and its weights alone."""
+    """The model as the harness calls it: no module, so that the harness leaves its mode and its weights alone.
+
+    What all rows of a batch begin with (MMLU's five examples) is read once for all of them.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
@@ -158,7 +162,40 @@ class _Callable:
         self.config: PretrainedConfig = model.config
 
     def __call__(self, input_ids: torch.Tensor) -> Any:
+        same = (input_ids == input_ids[:1]).all(0).long().cumprod(0)
+        shared = min(int(same.sum()), input_ids.shape[1] - 1)
+        if len(input_ids) > 1 and shared >= _SHARED and _can_share(self._model):
+            return self._in_two(input_ids, shared)
         return self._model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), use_cache=False)
+
+    def _in_two(self, input_ids: torch.Tensor, shared: int) -> Any:
+        beginning = input_ids[:1, :shared]
+        first = self._model(input_ids=beginning, attention_mask=torch.ones_like(beginning), use_cache=True)
+        first.past_key_values.batch_repeat_interleave(len(input_ids))
+        rest = self._model(
+            input_ids=input_ids[:, shared:],
+            attention_mask=torch.ones_like(input_ids),
+            past_key_values=first.past_key_values,
+            use_cache=True,
+        )
+        rest.logits = torch.cat([first.logits.expand(len(input_ids), -1, -1), rest.logits], 1)
+        return rest
+
+
+def _can_share(model: Any) -> bool:
+    """Whether a cache filled by one row can go on as that of many: attention to all that went before, nothing else.
+
+    A guided model is left out: what it takes for the prompt is what its cache was filled with first.
+    """
+    from transformers import PreTrainedModel
+
+    from adhere.sampling.guided_model import GuidedForCausalLM
+
+    if not isinstance(model, PreTrainedModel) or isinstance(model, GuidedForCausalLM) or model._is_stateful:
+        return False
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    return kinds == {"full_attention"} and getattr(config, "sliding_window", None) is None
 
 
 def _harness_model(subject: Subject, task: str, told: Progress) -> Any:

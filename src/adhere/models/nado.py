@@ -120,8 +120,9 @@ class Nado(nn.Module):
     @torch.no_grad()
     def logits_among(self, value_C: Tensor, key_CR: Tensor, token_CK: Tensor) -> Tensor:
         """logit R(prefix·v) for some next tokens of every prefix, as `next_logits` has them: [C, K], without gradient."""
-        table_CKR, bias_CK = self._table_of(self.embeddings_VD[token_CK])
-        logit_CK: Tensor = torch.linalg.vecdot(table_CKR, key_CR[:, None]) + bias_CK + value_C[:, None]
+        token_U, place_CK = token_CK.unique(return_inverse=True)  # the likely ones are likely in many places
+        table_UR, bias_U = self._table_of(self.embeddings_VD[token_U])
+        logit_CK: Tensor = torch.linalg.vecdot(table_UR[place_CK], key_CR[:, None]) + bias_U[place_CK] + value_C[:, None]
         return logit_CK
 
     def logits_of(self, state: NadoState, token_BT: Tensor) -> Tensor:
@@ -151,7 +152,10 @@ class _Block(nn.Module):
         batch, time, width = x_BTW.shape
         q, k, v = self.qkv(self.norm_attention(x_BTW)).view(batch, time, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         q, k = _rotate(q, position_BT), _rotate(k, position_BT)
-        mixed = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen_BTT[:, None])
+        if q.device.type == "cpu":  # whose kernel takes 1.5 times as long in bfloat16, there and back
+            q, k, v = q.float(), k.float(), v.float()
+        with torch.autocast(q.device.type, enabled=q.dtype != torch.float32):
+            mixed = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen_BTT[:, None])
         x_BTW = x_BTW + self.out(mixed.transpose(1, 2).reshape(batch, time, width))
         x_BTW = x_BTW + self.mlp(self.norm_mlp(x_BTW))
         return x_BTW
