@@ -154,7 +154,8 @@ def make_cell(options: argparse.Namespace, table: str, method: Method, seed: int
         *method.settings,
     ]
     recipe = parse_recipe(demo_text(), "demo.yaml", settings)
-    measured = f"{table}: {', '.join(SUITES[table])}; limit {options.limit}; pairs {options.pairs}; referees {', '.join(options.referee)}"
+    limits = f"limit {options.limit}; pairs {options.pairs}; referees {', '.join(options.referee)}"
+    measured = f"{table}: {', '.join(SUITES[table])}; {limits}"
     tags = {"table": table, "method": method.name, "seed": str(seed), "model": method.name}
     return Cell(f"{table}-{method.name}-{seed}", recipe, tags, method.trains, measured)
 

@@ -12,7 +12,7 @@ import torch
 from adhere.errors import CorpusError, ModelError, RecipeError
 from adhere.evaluation.likelihood import answer_log_likelihoods
 from adhere.evaluation.subject import Subject
-from adhere.evaluation.utility import _can_share, _Callable, check_harness, load_tasks, utility_suite
+from adhere.evaluation.utility import _Callable, _can_share, check_harness, load_tasks, utility_suite
 from adhere.sampling.guided_model import GuidedForCausalLM
 
 pytest.importorskip("lm_eval")

@@ -122,7 +122,9 @@ class Nado(nn.Module):
         """logit R(prefix·v) for some next tokens of every prefix, as `next_logits` has them: [C, K], without gradient."""
         token_U, place_CK = token_CK.unique(return_inverse=True)  # the likely ones are likely in many places
         table_UR, bias_U = self._table_of(self.embeddings_VD[token_U])
-        logit_CK: Tensor = torch.linalg.vecdot(table_UR[place_CK], key_CR[:, None]) + bias_U[place_CK] + value_C[:, None]
+        logit_CK: Tensor = (
+            torch.linalg.vecdot(table_UR[place_CK], key_CR[:, None]) + bias_U[place_CK] + value_C[:, None]
+        )
         return logit_CK
 
     def logits_of(self, state: NadoState, token_BT: Tensor) -> Tensor:
