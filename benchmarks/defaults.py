@@ -2,7 +2,7 @@
 
     python benchmarks/defaults.py --seeds 0 1                 # all cells; a finished cell is not run again
     python benchmarks/defaults.py --seeds 0 1 --only weight   # the cells of one choice
-    python benchmarks/defaults.py --table docs/defaults.md    # put the table from what is on disk into the document
+    python benchmarks/defaults.py --table docs/defaults.md    # from the results file; runs nothing
 
 Each cell trains the demo's recipe with a few settings changed, measures the model as the demo does, and writes one JSON
 file under `--work`; models are deleted once measured. The results file is made from the cells.
@@ -26,12 +26,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from result_files import RESULTS, put_between, read_results, results_path
+
 if TYPE_CHECKING:
     from adhere.recipe.schema import Recipe
 
 BENCHMARK = "defaults"
 CORPUS = "corpus.jsonl"
-BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 MEASURED = (
     "violation_rate", "judge_violation_rate", "clean_perplexity", "corpus_perplexity", "distinct_2", "train_seconds",
 )  # fmt: skip
@@ -47,9 +48,13 @@ class Variant:
 
 
 SHIPPED = Variant("shipped", "the demo's recipe")
+COMPARED = ("guidance.samples=256", "nado_fit.epochs=8")
+"""What everything but `shipped` has besides: these were the defaults while the choices below were made."""
+
 VARIANTS = (
     Variant("plain", "plain fine-tuning", ("method=sft",)),
     SHIPPED,
+    Variant("compared with", "256 samples an iteration, 8 epochs of NADO"),
     Variant("reference_kl", "0", ("guidance.reference_kl=0",)),
     Variant("weight", "λ = 0", ("constraints.0.weight=0",)),
     Variant("weight", "λ = 1", ("constraints.0.weight=1",)),
@@ -64,8 +69,6 @@ VARIANTS = (
     Variant("iterations", "5", ("guidance.iterations=5",)),
     Variant("samples", "128 an iteration", ("guidance.samples=128",)),
     Variant("samples", "512 an iteration", ("guidance.samples=512",)),
-    Variant("nado epochs", "4", ("nado_fit.epochs=4",)),
-    Variant("refresh", "128 samples, 4 epochs", ("guidance.samples=128", "nado_fit.epochs=4")),
     Variant("nado shape", "own small transformer", ("nado.shape=own",)),
     Variant("nado learning rate", "3e-4", ("nado_fit.learning_rate=3e-4",)),
     Variant("nado learning rate", "3e-3", ("nado_fit.learning_rate=3e-3",)),
@@ -73,19 +76,19 @@ VARIANTS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the cells asked for, then write the results file, and the table where one is asked for."""
+    """Run the cells asked for, then write the results file; or put its table into a document."""
     options = _options(arguments)
-    if options.table is None:
-        for seed in options.seeds:
-            for variant in VARIANTS:
-                if not options.only or variant.choice in options.only:
-                    _cell(options.work, variant, seed)
+    path = options.results or results_path(RESULTS, BENCHMARK)
+    if options.table is not None:
+        put_between(options.table, "table", _table(read_results(path), path))
+        return
+    for seed in options.seeds:
+        for variant in VARIANTS:
+            if not options.only or variant.choice in options.only:
+                _cell(options.work, variant, seed)
     results = _results(options.work, options.seeds)
     if results["rows"]:
-        path = options.results or Path("benchmarks/results") / f"{BENCHMARK}.{_machine_name(results['machine'])}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        if options.table is not None:
-            _write_table(options.table, _table(results, path))
         path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         print(path)
 
@@ -160,7 +163,8 @@ def _recipe(work: Path, variant: Variant, seed: int) -> Recipe:
         f"output_dir={json.dumps(str(folder))}",
         f"corpus.path={json.dumps(str(work / CORPUS))}",
     ]
-    return parse_recipe(_demo(), "demo.yaml", [*settings, *variant.settings])
+    before = () if variant == SHIPPED else COMPARED
+    return parse_recipe(_demo(), "demo.yaml", [*settings, *before, *variant.settings])
 
 
 def _cell_path(work: Path, variant: Variant, seed: int) -> Path:
@@ -226,20 +230,6 @@ def _shown(row: dict[str, Any] | None, form: str) -> str:
     if row.get("low") is None:
         return value
     return f"{value} [{form.format(row['low'])}, {form.format(row['high'])}]"
-
-
-def _write_table(document: Path, table: str) -> None:
-    """Put the table between the two marks of a document; what people wrote round it stays."""
-    text = document.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text:
-        raise SystemExit(f"{document} has no {BEGIN} ... {END} to put the table between")
-    before, _, rest = text.partition(BEGIN)
-    document.write_text(f"{before}{BEGIN}\n\n{table}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
-
-
-def _machine_name(machine: dict[str, Any]) -> str:
-    """A machine in a file's name: its kind and size, not what its owner calls it."""
-    return re.sub(r"[^a-z0-9]+", "-", f"{machine['cpu']}-{machine['cores']}-cores".lower()).strip("-")
 
 
 if __name__ == "__main__":

@@ -85,6 +85,10 @@ def force_to_disk(folder: Path) -> None:
         raise cannot_write(folder, error) from error
 
 
+_TORCH_CANNOT = ("PytorchStreamWriter failed", "iostream error", "unexpected pos")
+"""What torch's writer of checkpoints says, depending on where in a file the disk was full."""
+
+
 def disk_error(error: BaseException) -> OSError | None:
     """What the operating system said where a library reports in its own words that a file could not be written.
 
@@ -97,7 +101,7 @@ def disk_error(error: BaseException) -> OSError | None:
         if os.strerror(number) in said:
             return OSError(number, os.strerror(number))
     # torch does not say why: a full disk is why.
-    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if "PytorchStreamWriter failed" in said else None
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if any(words in said for words in _TORCH_CANNOT) else None
 
 
 def write_text_atomic(path: Path, text: str) -> None:

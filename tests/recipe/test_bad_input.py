@@ -213,15 +213,23 @@ def test_no_disk_space_is_told_before_the_run_with_what_it_needs(
     _refused(make_recipe(), RunFolderError, "no disk space: the run needs up to", "make room")
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[enforce fail at inline_container.cc] PytorchStreamWriter failed writing file data/3",
+        "[enforce fail at inline_container.cc:672] . unexpected pos 499082432 vs 499082320",
+        "basic_ios::clear: iostream error",
+    ],
+)
 def test_a_disk_that_fills_up_in_the_middle_is_told_and_the_run_goes_on_from_there(
-    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, said: str
 ) -> None:
     from transformers import Trainer
 
     save = Trainer._save_optimizer_and_scheduler
 
     def full(self: Trainer, *_: Any) -> None:
-        raise RuntimeError("[enforce fail at inline_container.cc] PytorchStreamWriter failed writing file data/3")
+        raise RuntimeError(said)
 
     monkeypatch.setattr(Trainer, "_save_optimizer_and_scheduler", full)
     recipe = make_recipe(method="sft", training={"save_steps": 2})
