@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from adhere.models.nado import Nado, build_nado
 from adhere.models.nado_config import NadoConfig
 from adhere.records import Prompt, Sample
 from adhere.sampling.guided import NadoGuide
-from adhere.sampling.guided_model import GuidedForCausalLM
+from adhere.sampling.guided_model import GuidedForCausalLM, _Read
 
 Draw = Callable[..., list[Sample]]
 PROMPTS = [Prompt(0, "the cat"), Prompt(1, "a"), Prompt(2, ""), Prompt(3, "oh no, a fox")]
@@ -87,6 +88,21 @@ def test_generating_from_it_is_sampling_with_a_guide(
     assert all(sample.log_importance == 0.0 for sample in ours)  # they are samples of this very model
     for sample, other in zip(ours, theirs, strict=True):
         assert sample.log_probability == pytest.approx(other.log_probability - other.log_importance, abs=1e-4)
+
+
+@pytest.mark.parametrize("shape", ["frozen", "own"])
+def test_rows_that_have_ended_leave_and_the_others_are_written_as_without_that(
+    tiny_model: LlamaForCausalLM, draw: Draw, shape: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nado, reference, left = _nado(tiny_model, shape), FrozenModel(tiny_model), []
+    keep = _Read.keep
+    monkeypatch.setattr(_Read, "keep", lambda self, kept_B: left.append(len(kept_B)) or keep(self, kept_B))
+    how: dict[str, Any] = {"each": 6, "max_new_tokens": 40}
+    tiny_model.generation_config.eos_token_id = [3, 5, 8, 31]  # or nearly all are cut before they end
+    ours = draw(PROMPTS, model=GuidedForCausalLM(tiny_model, [(nado, 0.9)]), **how)
+    assert len(left) >= 2
+    theirs = draw(PROMPTS, guide=lambda mask_BT: NadoGuide([(nado, 0.9)], reference, mask_BT), **how)
+    assert [sample.output_ids for sample in ours] == [sample.output_ids for sample in theirs]
 
 
 def test_the_probability_of_what_it_wrote_is_that_of_reading_it_again(tiny_model: LlamaForCausalLM, draw: Draw) -> None:

@@ -22,6 +22,9 @@ from adhere.sampling.choice import InverseCdfChoice
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+ALSO_READ = "adhere_read"
+"""Attribute of a cache: what else a model has made of the rows; its method `keep` keeps some of them."""
+
 LEAVE_TOGETHER = 4
 """Rows leave when one in so many has ended: each time costs a copy of the cache and the beginning of a `generate`."""
 
@@ -79,6 +82,8 @@ def decode(
         kept_B = torch.tensor(kept, device=tokens_BT.device)
         if cache is not None:
             cache.batch_select_indices(kept_B)
+            if (also := getattr(cache, ALSO_READ, None)) is not None:
+                also.keep(kept_B)
         choice.keep(kept_B)
         rows, tokens_BT, mask_BT = [rows[n] for n in kept], tokens_BT[kept_B], mask_BT[kept_B]
     return outputs

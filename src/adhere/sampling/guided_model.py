@@ -22,11 +22,10 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from adhere.errors import ModelError
 from adhere.functional.target import log_tilt
 from adhere.models.nado import Nado, NadoState
+from adhere.sampling.decoding import ALSO_READ
 
 NUMBERS_AT_ONCE = 2**24
 """Of log W, in float32: 64 MiB."""
-
-_READ = "adhere_read"  # attribute of the policy's cache: what NADO has read, and r of the prompt
 
 
 class GuidedForCausalLM(PreTrainedModel, GenerationMixin):
@@ -72,7 +71,7 @@ class GuidedForCausalLM(PreTrainedModel, GenerationMixin):
             raise ValueError("a guided model takes input_ids: what it reads are tokens, not embeddings")
         keywords.pop("output_hidden_states", None)
         keywords.pop("return_dict", None)
-        seen = getattr(past_key_values, _READ, None)
+        seen = getattr(past_key_values, ALSO_READ, None)
         told = self.policy(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -91,7 +90,7 @@ class GuidedForCausalLM(PreTrainedModel, GenerationMixin):
                                      for state in read.states]  # fmt: skip
             logits_BTV = self._guided(told.logits, read)
         if told.past_key_values is not None:
-            setattr(told.past_key_values, _READ, read)
+            setattr(told.past_key_values, ALSO_READ, read)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits_BTV, labels=labels, vocab_size=logits_BTV.shape[-1])
@@ -179,3 +178,11 @@ class _Read:
     ) -> None:
         self.input_ids_BT, self.hidden_BTD, self.mask_BT = input_ids_BT, hidden_BTD, mask_BT
         self.states, self.satisfaction = states, satisfaction
+
+    def keep(self, kept_B: Tensor) -> None:
+        """Keep these rows alone."""
+        self.input_ids_BT, self.hidden_BTD, self.mask_BT = (
+            each[kept_B] for each in (self.input_ids_BT, self.hidden_BTD, self.mask_BT)
+        )
+        self.states = [NadoState(*(each[kept_B] for each in state)) for state in self.states]
+        self.satisfaction = self.satisfaction and [each[kept_B] for each in self.satisfaction]
