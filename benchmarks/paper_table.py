@@ -42,7 +42,8 @@ class Method:
     trains: bool = True
 
 
-# Every method has the demo's corpus and number of steps. The other settings are first guesses: none of them is tuned yet.
+# Every method has the demo's corpus and number of steps. The learning rate of RLOO, which is GRPO's too, was tried with
+# `--tuning`; dpo and what is adapted are first guesses.
 CONSTRAINED = ("method=constrained",)
 ADAPTIVE = (
     "method=constrained",
@@ -54,9 +55,9 @@ METHODS = (
     Method("base", ("method=sft",), trains=False),
     Method("sft", ("method=sft",)),
     Method("filtered-sft", ("method=filtered-sft",)),
-    Method("rloo", ("method=rloo",)),
-    Method("grpo", ("method=grpo",)),
-    Method("dpo", ("method=dpo",)),
+    Method("rloo", ("method=rloo", "baselines.reinforcement.learning_rate=1e-4")),
+    Method("grpo", ("method=grpo", "baselines.reinforcement.learning_rate=1e-4")),
+    Method("dpo", ("method=dpo", "baselines.preference.learning_rate=3e-5")),
     Method("guided-decoding", ("method=guided-decoding",)),
     Method("constrained", CONSTRAINED),
     Method("constrained-adaptive", ADAPTIVE),

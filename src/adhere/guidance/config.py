@@ -45,7 +45,9 @@ class RefreshConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    samples: int = Field(128, ge=2, description="outputs sampled from the policy in each iteration")
+    samples: int = Field(
+        128, ge=2, description="outputs sampled from the policy in each iteration; take more where few of them violate"
+    )
     samples_per_prompt: int = Field(1, ge=1, description="outputs drawn for each prompt")
     max_without_verdict: float = Field(
         0.1,
