@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +94,23 @@ def test_schedules_are_compared_seed_by_seed(script: Any, tmp_path: Path) -> Non
     assert difference["value"] == pytest.approx(0.03) and difference["n"] == 3
     assert difference["high"] - difference["value"] == pytest.approx(4.3027 * 0.01 / 3**0.5, rel=1e-3)
     assert told["seeds"] == [0, 1, 2] and len(told["rows"]) == 7
+
+
+def test_the_worker_is_killed_in_its_second_refresh_and_nothing_else_is(script: Any, tmp_path: Path) -> None:
+    schedules, events = script("schedules"), tmp_path / "events.jsonl"
+    # A process by the worker's name that does nothing: what follows -c is its argument.
+    idle = [sys.executable, "-c", "import time; time.sleep(60)"]
+    names = ("adhere.guidance.worker", "something.else")
+    worker, other = (subprocess.Popen([*idle, name]) for name in names)
+    try:
+        with schedules.worker_killed(events, enabled=True):
+            events.write_text('{"event": "sampled"}\n{"event": "fitted"}\n', encoding="utf-8")
+            time.sleep(0.6)
+            assert worker.poll() is None
+            events.write_text('{"event": "sampled"}\n{"event": "fitted"}\n{"event": "sampled"}\n', encoding="utf-8")
+            assert worker.wait(timeout=10) == -signal.SIGKILL
+        assert other.poll() is None
+    finally:
+        for process in (worker, other):
+            process.kill()
+            process.wait()
