@@ -147,3 +147,29 @@ def test_a_cluster_that_is_not_there_is_said(
         RecipeError, match=r"cluster at 10\.0\.0\.1:6379 cannot be joined.*Could not find any.*ray start"
     ):
         executor.submit(FIRST, tiny_model)
+
+
+@pytest.mark.parametrize(("own", "seen"), [(None, "0"), ("7", "7")])
+def test_the_actors_of_a_ray_of_its_own_do_not_stand_behind_the_training(
+    make_refresher: Callable[..., Refresher],
+    tiny_model: LlamaForCausalLM,
+    monkeypatch: pytest.MonkeyPatch,
+    own: str | None,
+    seen: str,
+) -> None:
+    """Ray gives workers a niceness of 15: beside a training that computes on every core they would hardly run."""
+    told: list[str | None] = []
+
+    def start(**_: Any) -> None:
+        told.append(os.environ.get("RAY_worker_niceness"))
+        raise ConnectionError("enough seen")
+
+    monkeypatch.setenv("RAY_worker_niceness", own or "")
+    if own is None:
+        monkeypatch.delenv("RAY_worker_niceness")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", start)
+    with pytest.raises(RecipeError, match="this machine cannot be joined"):
+        _executor(make_refresher()).submit(FIRST, tiny_model)
+    assert told == [seen]

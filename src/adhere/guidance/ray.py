@@ -138,6 +138,8 @@ class RayExecutor:
             else:
                 needed = config.samplers * config.sampler_cpus + config.judges * config.judge_cpus + config.fitter_cpus
                 cpus = max(os.cpu_count() or 1, int(-(-needed // 1)))
+                # By Ray's own 15 they would stand behind everything else that this machine does, the training first of all.
+                os.environ.setdefault("RAY_worker_niceness", "0")
                 ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
         except (ConnectionError, RuntimeError, ValueError, RayError) as error:
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
