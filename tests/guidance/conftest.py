@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -17,6 +17,22 @@ VOCABULARY, BANNED = 24, 3
 
 MakeEvidence = Callable[..., list[ReadEvidence]]
 MakeNado = Callable[[], Nado]
+
+
+@pytest.fixture(scope="module")
+def ray_of_its_own() -> Iterator[None]:
+    """A Ray on this machine for all tests of a file."""
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_worker_niceness", "0")  # beside other tests it would hardly get on
+        ray.init(
+            address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+            object_store_memory=80 * 2**20,
+        )  # fmt: skip
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture

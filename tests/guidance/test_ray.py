@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,26 +28,16 @@ from adhere.records import Prompt, Verdict
 from adhere.sampling.sampler import SamplingConfig
 
 ray = pytest.importorskip("ray")
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::ResourceWarning", "ignore::FutureWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
-)
+pytestmark = [
+    pytest.mark.usefixtures("ray_of_its_own"),
+    pytest.mark.filterwarnings(
+        "ignore::ResourceWarning", "ignore::FutureWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+    ),
+]
 
 PROMPTS = [Prompt(index, text) for index, text in enumerate(("ab", "cd", "ef g", "hi", "jkl", "m n", "op", "q"))]
 NO_VOWELS = Constraint(RegexOracle("[aeiou]"), name="no vowels")
 FIRST = Request(0, 0, 0, None)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    """A Ray of its own on this machine, for all tests of the file."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(
-            address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
-            object_store_memory=80 * 2**20,
-        )  # fmt: skip
-        yield
-        ray.shutdown()
 
 
 @pytest.fixture
@@ -161,7 +151,7 @@ def test_the_actors_of_a_ray_of_its_own_do_not_stand_behind_the_training(
     told: list[str | None] = []
 
     def start(**_: Any) -> None:
-        told.append(os.environ.get("RAY_worker_niceness"))
+        told.append(os.environ.get("RAY_worker_niceness"))  # noqa: SIM112  Ray spells it so
         raise ConnectionError("enough seen")
 
     monkeypatch.setenv("RAY_worker_niceness", own or "")

@@ -12,22 +12,12 @@ import pytest
 from adhere.errors import GuidanceError, RefreshError
 
 ray = pytest.importorskip("ray")
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::ResourceWarning", "ignore::FutureWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
-)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    """A Ray of its own on this machine, for all tests of the file."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(
-            address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
-            object_store_memory=80 * 2**20,
-        )  # fmt: skip
-        yield
-        ray.shutdown()
+pytestmark = [
+    pytest.mark.usefixtures("ray_of_its_own"),
+    pytest.mark.filterwarnings(
+        "ignore::ResourceWarning", "ignore::FutureWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+    ),
+]
 
 
 @pytest.fixture
