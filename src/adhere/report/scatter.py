@@ -12,6 +12,9 @@ from adhere.records import Measurement
 from adhere.report.figures import COLOURS, SYMBOLS, Figure, finished_figure
 from adhere.report.tables import show
 
+_FAR = 3.0
+_TICKS = [digit * 10.0**power for power in range(-3, 7) for digit in (1, 2, 5)]
+
 
 @dataclass(frozen=True, slots=True)
 class Axis:
@@ -84,11 +87,21 @@ def scatter_figure(
             marker={"size": 11, "symbol": symbol, "color": colour},
             hovertemplate=f"{html.escape(x.label)} %{{x:.4g}}<br>{html.escape(y.label)} %{{y:.4g}}<extra>{name}</extra>",
         )
-    figure.update_xaxes(title=_titled(x))
+    wide = (
+        {"type": "log", "tickvals": _TICKS, "ticktext": [f"{tick:,g}" for tick in _TICKS]}
+        if _spread([point.x.value for point in points], x)
+        else {}
+    )
+    figure.update_xaxes(title=_titled(x), **wide)
     figure.update_yaxes(title=_titled(y), rangemode="tozero" if y.form == "percent" else "normal")
     told = "; ".join(f"{p.label}: {show(p.x.value, x.form)}, {show(p.y.value, y.form)}" for p in points)
     summary = f"{x.label} and {y.label} of each model. {told}."
     return finished_figure(key, title, summary, figure, height=420 + 12 * len(points), many=True)
+
+
+def _spread(values: Sequence[float], axis: Axis) -> bool:
+    """Whether numbers lie so far apart, perplexities before and after a corpus was learned, that equal ratios say more."""
+    return axis.form == "number" and min(values) > 0 and max(values) > _FAR * min(values)
 
 
 def _reach(measured: Measurement, axis: Axis) -> dict[str, object]:
