@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from adhere.models.outline import outline
 from adhere.recipe.check import check_recipe
-from adhere.recipe.plan import training_steps
+from adhere.recipe.plan import memory_needed, training_steps
 from adhere.recipe.schema import Recipe
 from adhere.recipe.train import train_recipe
 
@@ -68,3 +69,11 @@ def test_prompts_that_are_held_out_are_not_trained_on(make_recipe: MakeRecipe, c
     assert plan.prompts == 13 - plan.evaluated
     assert any("are held out, and left out here" in warning for warning in plan.warnings)
     assert math.isfinite(plan.memory_gib)
+
+
+def test_in_front_of_the_triton_kernel_more_is_held(make_recipe: MakeRecipe) -> None:
+    model, needed = outline(make_recipe().model), {}
+    for head in ("torch", "triton"):
+        needed[head] = memory_needed(make_recipe(training={"fused_head": head, "batch_size": 4}), model, 1000)
+    # Chunks of 512 rows of logits in float32, against 2,048 of them, of the constraint's and of the reference's in bfloat16.
+    assert needed["triton"] - needed["torch"] == model.vocabulary * (2048 * 2 * 3 - 512 * 4)

@@ -187,10 +187,11 @@ def memory_needed(recipe: Recipe, model: ModelOutline, longest: int) -> int:
     tokens = recipe.training.batch_size * longest
     activations = tokens * model.layers * model.width * (4 if recipe.training.gradient_checkpointing else 40)
     logits = tokens * model.vocabulary * 4 * 3
-    if (
-        recipe.method == "constrained"
-    ):  # the fused head holds a chunk of them, and the gradient of its weight in float32
-        fused = min(tokens, 512) * model.vocabulary * 4 + model.vocabulary * model.width * 4
+    if recipe.method == "constrained":
+        # The fused head holds a chunk of them, and the gradient of its weight in float32. In front of the Triton kernel the
+        # chunk's products with the reference's head and with every constraint's table lie beside it.
+        chunk, each = (2048, 2 * (2 + len(recipe.constraints))) if recipe.training.fused_head == "triton" else (512, 4)
+        fused = min(tokens, chunk) * model.vocabulary * each + model.vocabulary * model.width * 4
         logits = fused if recipe.guidance.anchor == "live" else 2 * logits
     cache = recipe.sampling.batch_size * (longest + recipe.sampling.max_new_tokens) * model.layers * model.width * 4
     where = recipe.guidance.where(recipe.guidance.schedule) if recipe.method == "constrained" else "in-process"
