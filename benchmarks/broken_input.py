@@ -1,7 +1,7 @@
 """How many broken recipes, corpora, command lines and answers the tests try, and how each ended.
 
     python benchmarks/broken_input.py    # runs the tests; writes benchmarks/results/broken_input.<machine>.json
-    python benchmarks/broken_input.py --table docs/reliability.md    # and puts the numbers there
+    python benchmarks/broken_input.py --table docs/reliability.md    # from the results file; runs nothing
 
 A row of the results is a kind of broken thing: how many were tried, and how many did not end as they should have (a traceback,
 an unclear message, a run folder that was made all the same).
@@ -65,13 +65,14 @@ def main(words: list[str] | None = None) -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results file")
-    parser.add_argument("--table", type=Path, help="a document to put the table into")
+    parser.add_argument("--table", type=Path, help="put the table of the results into a document, and run nothing")
     asked = parser.parse_args(words)
     path = results_path(asked.results, BENCHMARK)
-    write_results(path, BENCHMARK, run())
     if asked.table is not None:
         told = read_results(path)
         put_between(asked.table, "broken input", f"{table(told['rows'])}\n\n{made_by(told, path)}\n")
+        return
+    write_results(path, BENCHMARK, run())
     print(path)
 
 

@@ -1,6 +1,7 @@
 """The fault matrix: what is broken on purpose, where it strikes, what was lost. Real signals, full disks, a real server.
 
-    python benchmarks/faults.py --table docs/reliability.md
+    python benchmarks/faults.py
+    python benchmarks/faults.py --table docs/reliability.md      # from the results file; runs nothing
 
 A run of seconds (`tiny_run.py`, on the CPU) is struck and gone on with (`--resume`); its weights are then compared, bit for
 bit, with those of a run that nobody disturbed. Everything is as shipped, the early stopping of the fit too. What has been
@@ -299,7 +300,7 @@ def cases(points: int, quick: bool) -> Iterator[tuple[str, Any, tuple[Any, ...]]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Strike, go on, compare; write the results and the table."""
+    """Strike, go on, compare, write the results; or put their table into a document."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--folder", type=Path, default=Path("runs/faults"), help="for the runs; gone on with when it exists"
@@ -308,8 +309,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--quick", action="store_true", help="one moment a place, and one each of the rest")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
-    parser.add_argument("--table", type=Path, help="document to put the matrix into")
+    parser.add_argument("--table", type=Path, help="put the matrix of the results into a document, and run nothing")
     given = parser.parse_args(arguments)
+    if given.table:
+        path = results_path(given.out, "faults")
+        told = read_results(path)
+        put_between(given.table, "faults", f"{fault_table(told['rows'])}\n\n{made_by(told, path)}\n")
+        return
     bench = Bench(given.folder.resolve())
     done_file = bench.folder / f"rows-{given.seed}.json"
     done: dict[str, Rows] = json.loads(done_file.read_text()) if done_file.exists() else {}
@@ -326,13 +332,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _tell(done: dict[str, Rows], given: argparse.Namespace) -> Path:
-    """Write what has been done so far, and the table of it."""
+    """Write what has been done so far."""
     path = results_path(given.out, "faults")
     order = sorted(done, key=lambda key: (KINDS.index(key.split()[0]), [*PLACES, key.split()[-1]].index(_place(key))))
     write_results(path, "faults", [row for key in order for row in done[key]], seeds=(given.seed,))
-    if given.table:
-        told = read_results(path)
-        put_between(given.table, "faults", f"{fault_table(told['rows'])}\n\n{made_by(told, path)}\n")
     return path
 
 
