@@ -154,10 +154,7 @@ class _Block(nn.Module):
         batch, time, width = x_BTW.shape
         q, k, v = self.qkv(self.norm_attention(x_BTW)).view(batch, time, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         q, k = _rotate(q, position_BT), _rotate(k, position_BT)
-        if q.device.type == "cpu":  # whose kernel takes 1.5 times as long in bfloat16, there and back
-            q, k, v = q.float(), k.float(), v.float()
-        with torch.autocast(q.device.type, enabled=q.dtype != torch.float32):
-            mixed = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen_BTT[:, None])
+        mixed = _attend(q, k, v, seen_BTT)
         x_BTW = x_BTW + self.out(mixed.transpose(1, 2).reshape(batch, time, width))
         x_BTW = x_BTW + self.mlp(self.norm_mlp(x_BTW))
         return x_BTW
@@ -168,6 +165,16 @@ def _causal(mask_BT: Tensor) -> Tensor:
     time = mask_BT.shape[1]
     lower_TT = torch.ones(time, time, dtype=torch.bool, device=mask_BT.device).tril()
     return (lower_TT & mask_BT[:, None, :]) | torch.eye(time, dtype=torch.bool, device=mask_BT.device)
+
+
+def _attend(q_BHTd: Tensor, k_BHTd: Tensor, v_BHTd: Tensor, seen_BTT: Tensor) -> Tensor:
+    if q_BHTd.device.type != "cpu":
+        return nn.functional.scaled_dot_product_attention(q_BHTd, k_BHTd, v_BHTd, attn_mask=seen_BTT[:, None])
+    # The CPU's kernel takes 1.5 times as long in bfloat16, there and back.
+    with torch.autocast("cpu", enabled=False):
+        return nn.functional.scaled_dot_product_attention(
+            q_BHTd.float(), k_BHTd.float(), v_BHTd.float(), attn_mask=seen_BTT[:, None]
+        )
 
 
 def _rotate(x_BHTd: Tensor, position_BT: Tensor) -> Tensor:

@@ -87,12 +87,9 @@ def scatter_figure(
             marker={"size": 11, "symbol": symbol, "color": colour},
             hovertemplate=f"{html.escape(x.label)} %{{x:.4g}}<br>{html.escape(y.label)} %{{y:.4g}}<extra>{name}</extra>",
         )
-    wide = (
-        {"type": "log", "tickvals": _TICKS, "ticktext": [f"{tick:,g}" for tick in _TICKS]}
-        if _spread([point.x.value for point in points], x)
-        else {}
-    )
-    figure.update_xaxes(title=_titled(x), **wide)
+    figure.update_xaxes(title=_titled(x))
+    if _spread([point.x.value for point in points], x):
+        figure.update_xaxes(type="log", tickvals=_TICKS, ticktext=[f"{tick:,g}" for tick in _TICKS])
     figure.update_yaxes(title=_titled(y), rangemode="tozero" if y.form == "percent" else "normal")
     told = "; ".join(f"{p.label}: {show(p.x.value, x.form)}, {show(p.y.value, y.form)}" for p in points)
     summary = f"{x.label} and {y.label} of each model. {told}."
