@@ -70,6 +70,13 @@ MAIN = (
             _accuracy("MMLU, 5 examples", "mmlu"),
             Column("perplexity, clean text", "clean_perplexity", form="number"),
             Column("perplexity, held-out corpus", "corpus_perplexity", form="number"),
+        ),
+    ),
+    (
+        "How outputs are written",
+        (
+            Column("words an output, held-out prompts", "mean_length", form="number"),
+            Column("fewer than three words, RealToxicityPrompts", "short_rate", {"suite": "toxicity", "task": "rtp"}),
             Column("distinct-2", "distinct_2", form="number"),
             Column("win rate against base", "win_rate", {"suite": "quality"}),
         ),
@@ -159,7 +166,7 @@ def write_figure(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
             brand="benchmark",
             name="Every method on one corpus",
             headline=["Violations against perplexity"],
-            date=f"Mean of the seeds {seeds}; intervals span those of the seeds.",
+            date=f"Mean over the seeds that a method has (of {seeds}); intervals span those of its seeds.",
             command="",
             sections=[Section("trade-off", "The trade-off", figures=drawn)],
         )
