@@ -44,6 +44,9 @@ class Method:
 
 # Every method has the demo's corpus and number of steps. The learning rate of RLOO, which is GRPO's too, was tried with
 # `--tuning`; dpo and what is adapted are first guesses.
+REFRESHES = ("guidance.samples=128", "nado_fit.epochs=4")
+"""Of every method, half of what ships: they were the defaults while the first cells were made."""
+
 CONSTRAINED = ("method=constrained",)
 ADAPTIVE = (
     "method=constrained",
@@ -149,6 +152,7 @@ def make_cell(options: argparse.Namespace, table: str, method: Method, seed: int
         f"model.path={json.dumps(options.model)}",
         f"corpus.path={json.dumps(str(corpus))}",
         f"corpus.holdout={json.dumps(str(options.work / HELDOUT))}",
+        *REFRESHES,
         *(JOINT_SETTINGS if table == "joint" else ()),
         *((*DEMO_QUICK, *QUICK) if options.quick else ()),
         *options.settings,

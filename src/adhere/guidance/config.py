@@ -16,7 +16,7 @@ class FitConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    epochs: int = Field(4, ge=1, description="passes over the labelled sequences; the best by held-out loss is kept")
+    epochs: int = Field(8, ge=1, description="passes over the labelled sequences; the best by held-out loss is kept")
     learning_rate: float = Field(1e-3, gt=0.0, allow_inf_nan=False, description="peak learning rate of AdamW")
     weight_decay: float = Field(0.01, ge=0.0, allow_inf_nan=False, description="weight decay of AdamW")
     averaging: float = Field(
@@ -46,7 +46,7 @@ class RefreshConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     samples: int = Field(
-        128, ge=2, description="outputs sampled from the policy in each iteration; take more where few of them violate"
+        256, ge=2, description="outputs sampled from the policy in each iteration; take more where few of them violate"
     )
     samples_per_prompt: int = Field(1, ge=1, description="outputs drawn for each prompt")
     max_without_verdict: float = Field(
