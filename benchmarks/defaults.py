@@ -70,6 +70,9 @@ VARIANTS = (
     Variant("nado shape", "own small transformer", ("nado.shape=own",)),
     Variant("nado learning rate", "3e-4", ("nado_fit.learning_rate=3e-4",)),
     Variant("nado learning rate", "3e-3", ("nado_fit.learning_rate=3e-3",)),
+    Variant("300 steps", "plain fine-tuning", ("training.max_steps=300", "method=sft")),
+    Variant("300 steps", "3 iterations", ("training.max_steps=300",)),
+    Variant("300 steps", "1 iteration", ("training.max_steps=300", "guidance.iterations=1")),
 )
 
 

@@ -42,8 +42,7 @@ class Method:
     trains: bool = True
 
 
-# Every method has the demo's corpus and number of steps. The learning rate of RLOO, which is GRPO's too, was tried with
-# `--tuning`; dpo and what is adapted are first guesses.
+# Every method has the demo's corpus and number of steps; `paper_tuning.py` has what else was tried.
 REFRESHES = ("guidance.samples=128", "nado_fit.epochs=4")
 """Of every method, half of what ships: they were the defaults while the first cells were made."""
 
@@ -95,10 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(
             "--data FOLDER: the suites' files (rtp*, toxigen*, mc_*, wiki_toxicity*, wikitext*) are needed"
         )
-    if options.tuning:  # apart, so that nothing of it comes into a report
-        options.work, options.results = options.work / "tuning", options.work / "tuning" / "results"
     options.work.mkdir(parents=True, exist_ok=True)
-    write_corpora(options.data, options.work, options.tuning)
+    write_corpora(options.data, options.work)
     failed = [cell.name for cell in _cells(options) if not _is_known(cell, options) and not _run(cell, options)]
     print(results_path(options.results))
     if failed:
@@ -118,14 +115,16 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default="embedded", help="hub id or folder; the demo's when left out")
     parser.add_argument("--referee", action="append", default=[], help="a model that compares outputs with base's")
     parser.add_argument("--set", action="append", default=[], dest="settings", help="for every method, as seed=0")
-    parser.add_argument(
-        "--tuning", action="store_true", help="hold out rows that no report is made on; all below --work"
-    )
     parser.add_argument("--quick", action="store_true", help="a few steps and rows: shows that it runs, no more")
     parser.add_argument("--keep-models", action="store_true")
     parser.add_argument("--table", type=Path, help="put the tables into this Markdown file; runs nothing")
     parser.add_argument("--figure", type=Path, help="draw the trade-off, .html or .png; runs nothing")
     return parser.parse_args(arguments)
+
+
+def cell_options(work: Path) -> argparse.Namespace:
+    """What `make_cell` asks for beside a method and a seed, where nothing else is said."""
+    return _options(["--work", str(work)])
 
 
 def _cells(options: argparse.Namespace) -> list[Cell]:
