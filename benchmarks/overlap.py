@@ -2,6 +2,7 @@
 
     python benchmarks/overlap.py                  # the demo's recipe with an oracle of 20 ms a call, 8 at a time; three turns
     python benchmarks/overlap.py --quick --recipe some.yaml     # a few steps: shows that it runs, no more
+    python benchmarks/overlap.py --table docs/parallel.md       # from the results file; runs nothing
 
 Every run has a process of its own. The runs come in turn (A B C, C B A, …), and a ratio is taken within a turn. On a CPU the
 trainer is pinned to one core and the worker to another, in both schedules; with `shared core` both to the same one, where
@@ -23,7 +24,19 @@ from pathlib import Path
 from typing import Any
 
 from overhead import in_own_process
-from result_files import RESULTS, Rows, median_row, ratio_row, results_path, write_results
+from result_files import (
+    RESULTS,
+    Rows,
+    made_by,
+    markdown_table,
+    median_row,
+    put_between,
+    ratio_row,
+    read_results,
+    results_path,
+    shown,
+    write_results,
+)  # fmt: skip
 
 BENCHMARK = "overlap"
 
@@ -57,14 +70,17 @@ ORACLE_TOLD = "20 ms a call, 8 at a time"
 
 
 def main(arguments: Sequence[str] | None = None, measure: Measure = in_own_process) -> None:
-    """Run what is not there yet, then write the results file."""
+    """Run what is not there yet, then write the results file; or put its table into a document."""
     options = _options(arguments)
-    variants = VARIANTS[:3] if options.device else VARIANTS
+    path = results_path(options.results, BENCHMARK)
+    if options.table is not None:
+        put_between(options.table, BENCHMARK, table(read_results(path), path))
+        return
+    variants = [v for v in VARIANTS[: 3 if options.device else None] if not options.only or v.name in options.only]
     for turn in range(options.turns):
         for variant in variants if turn % 2 == 0 else variants[::-1]:
             told = _told(options, variant, turn, measure)
             print(f"{variant.name}, turn {turn}: {told['seconds']:.1f} s", file=sys.stderr, flush=True)
-    path = results_path(options.results, BENCHMARK)
     write_results(path, BENCHMARK, rows_of(options, variants, measure))
     print(path)
 
@@ -77,10 +93,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--iterations", type=int, default=6, help="iterations of a run")
     parser.add_argument("--samples", type=int, default=96, help="outputs for each guidance")
     parser.add_argument("--turns", type=int, default=3, help="runs of each kind")
+    parser.add_argument("--only", nargs="+", default=[], choices=[variant.name for variant in VARIANTS])
     parser.add_argument("--device", default="", help="cuda: trainer and worker on one GPU, without pinning")
     parser.add_argument("--work", type=Path, default=Path("runs") / BENCHMARK, help="where finished runs are kept")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results file")
     parser.add_argument("--quick", action="store_true", help="a few steps: shows that it runs, no more")
+    parser.add_argument("--table", type=Path, help="put the table into this Markdown file; runs nothing")
     options = parser.parse_args(arguments)
     if options.quick:
         options.steps, options.iterations, options.samples, options.turns = 6, 3, 16, 1
@@ -124,6 +142,7 @@ def rows_of(options: argparse.Namespace, variants: Sequence[Variant], measure: M
     runs = {v: [_told(options, v, turn, measure) for turn in range(options.turns)] for v in variants}
     seconds = {variant: [run["seconds"] for run in told] for variant, told in runs.items()}
     tags = {"oracle": ORACLE_TOLD, "steps": str(options.steps), "iterations": str(options.iterations)}
+    tags |= {"samples": str(options.samples)}
     rows = []
     for name, one, other, setting in RATIOS:
         if one in runs and other in runs:
@@ -138,6 +157,27 @@ def rows_of(options: argparse.Namespace, variants: Sequence[Variant], measure: M
         for part in ("training", "waiting", "sampling", "labelling", "fitting"):
             rows.append(median_row(f"{part}_seconds", [each.get(part, 0.0) for each in spent], "s", **of))
     return rows
+
+
+PARTS = ("seconds", "training_seconds", "waiting_seconds", "sampling_seconds", "labelling_seconds", "fitting_seconds")
+
+
+def table(told: dict[str, Any], path: Path) -> str:
+    """How long every kind of run took and waited, and the ratios."""
+    rows = told["rows"]
+    of = {(row["name"], row["setting"]): row for row in rows}
+    about = f"{rows[0]['steps']} steps, {rows[0]['iterations']} iterations of {rows[0]['samples']} outputs, {rows[0]['oracle']}"
+    lines = [
+        [row["setting"], shown(row, "{:.0%}"), *(shown(of.get((part, row["setting"])), "{:.0f}") for part in PARTS)]
+        for row in rows
+        if row["name"] == "trainer_idle_fraction"
+    ]
+    head = [about, "trainer waits", "seconds", *(part.removesuffix("_seconds") for part in PARTS[1:])]
+    ratios = [[row["setting"], shown(row)] for row in rows if row["name"] == "parallel_over_sequential"]
+    return "\n\n".join([made_by(told, path), markdown_table(head, lines), markdown_table(RATIO_HEAD, ratios)]) + "\n"
+
+
+RATIO_HEAD = ("parallel ÷ sequential", "wall time")
 
 
 if __name__ == "__main__":

@@ -47,6 +47,18 @@ def test_trainer_and_worker_have_a_core_each_and_a_ratio_is_taken_within_a_turn(
     assert idle["sequential"] == pytest.approx(0.4) and idle["parallel"] == pytest.approx(1 / 7)
 
 
+def test_the_table_has_the_runs_that_were_asked_for_and_their_ratio(script: Any, tmp_path: Path) -> None:
+    words = ["--work", str(tmp_path / "work"), "--results", str(tmp_path), "--turns", "1"]
+    script("overlap").main([*words, "--only", "sequential", "parallel", "--samples", "48"], _pretend)
+    document = tmp_path / "parallel.md"
+    document.write_text("before <!-- overlap --> old <!-- end of overlap --> after", encoding="utf-8")
+    script("overlap").main([*words, "--table", str(document)], None)
+    text = document.read_text(encoding="utf-8")
+    assert "| 90 steps, 6 iterations of 48 outputs, 20 ms a call, 8 at a time | trainer waits | seconds |" in text
+    assert "| sequential | 40% | 10 | 6 | 4 | 2 | 0 | 0 |" in text and "| parallel | 14% | 7 |" in text
+    assert "| own core | 0.70 |" in text and "not overlapped" not in text and "old" not in text
+
+
 def test_the_settings_of_every_variant_are_those_of_a_recipe(script: Any, tmp_path: Path, recipe_file: Path) -> None:
     overlap = script("overlap")
     for variant in overlap.VARIANTS:
