@@ -153,6 +153,14 @@ def test_the_end_says_of_every_target_whether_it_is_reached(make_trainer: MakeTr
     assert said[0]["sentence"].startswith(
         "target 0.9 of no z not reached: satisfaction 0.500 (0.431 to 0.569, n = 200)"
     )
+    first = SampleStore(trainer.run_folder).samples(0)
+    (folder,) = (trainer.run_folder / "measurements").glob("end-*")
+    for found, key in ((SampleStore(folder).samples(0), "tokens"), (first, "tokens_at_first")):
+        own = [ids[:-1] if done else ids for ids, done in ((each.output_ids, each.finished) for each in found)]
+        assert said[0][key] == sum(map(len, own)) / len(own)
+    assert said[0]["sentence"].endswith(
+        f"outputs have {said[0]['tokens']:.1f} tokens, {said[0]['tokens_at_first']:.1f} at first"
+    )
     events = _events(trainer, "target")
     assert [event["sentence"] for event in events] == [each["sentence"] for each in said]
     assert {event["step"] for event in events} == {6}

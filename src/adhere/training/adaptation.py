@@ -22,7 +22,7 @@ from adhere.guidance.config import RefreshConfig
 from adhere.guidance.guidance import Guidance
 from adhere.guidance.refresh import Refresher, Request
 from adhere.models.frozen import FrozenModel, fast_dtype
-from adhere.records import LabelledSample
+from adhere.records import LabelledSample, Sample
 from adhere.training.method_config import AT_THE_END, measured_every
 from adhere.training.multiplier import Multipliers
 from adhere.training.satisfaction import Satisfaction, measure
@@ -93,13 +93,23 @@ class Adaptation:
         if not self.multipliers.adaptive:
             return
         told: list[dict[str, Any]] = []
-        for name, measured in self._measured(self._draw(trainer.policy(), AT_THE_END)).items():
-            said = self._told(name, measured) | {"verdict": self.multipliers.verdict(name, measured)}
-            told.append(said | {"sentence": self.multipliers.sentence(name, measured)})
+        samples = self._draw(trainer.policy(), AT_THE_END)
+        lengths, also = self._lengths([item.sample for item in samples])
+        for name, measured in self._measured(samples).items():
+            said = self._told(name, measured) | lengths | {"verdict": self.multipliers.verdict(name, measured)}
+            told.append(said | {"sentence": self.multipliers.sentence(name, measured) + also})
             trainer.progress.event("target", trainer.state.global_step, told[-1])
             trainer.log(measured.numbers(name))
         if ranks.is_first():
             write_json_atomic(trainer.run_folder / TARGETS, told)
+
+    def _lengths(self, samples: Sequence[Sample]) -> tuple[dict[str, float], str]:
+        """Tokens an output now and in the first iteration, and as words: a target is easily reached by falling silent."""
+        store = SampleStore(self._trainer.run_folder)
+        if not samples or not ranks.on_first(store.path("samples", 0).exists):  # resumed elsewhere, without them
+            return {}, ""
+        now, first = mean_tokens(samples), mean_tokens(ranks.on_first(lambda: store.samples(0)))
+        return {"tokens": now, "tokens_at_first": first}, f"; outputs have {now:.1f} tokens, {first:.1f} at first"
 
     def _measured(self, samples: Sequence[LabelledSample]) -> dict[str, Satisfaction]:
         """By constraint, over the outputs of the domains it acts in; those without any verdict are left out."""
@@ -165,6 +175,11 @@ class Adaptation:
     def _report(self, event: str, numbers: dict[str, Any]) -> None:
         if event == "sampled":
             self._trainer.progress.event("measuring", self._trainer.state.global_step, numbers)
+
+
+def mean_tokens(samples: Sequence[Sample]) -> float:
+    """Tokens an output, what ends it left out."""
+    return sum(len(sample.output_ids) - sample.finished for sample in samples) / len(samples)
 
 
 def _digest(model: PreTrainedModel) -> str:
