@@ -32,6 +32,10 @@ def _costs(recipe: Recipe, machine: Machine = FAST, steps: int = 40, drawn: int 
     return constrained_costs(recipe, MODEL, machine, LENGTHS, steps, drawn)
 
 
+def _part(costs: Costs, name: str) -> Part:
+    return next(part for part in costs.parts if part.name == name)
+
+
 def test_a_second_device_takes_over_what_makes_guidance_and_the_longer_of_the_two_counts() -> None:
     symbols = {"1": 10.0, "k": 1.0, "x": 0.5, "ρg": 3.0, "a": 1.0, "o": 0.5, "s": 0.2}
     costs = Costs(tuple(Part(name, name, 0.0, 0.0, seconds) for name, seconds in symbols.items()))
@@ -57,7 +61,10 @@ def test_each_part_grows_with_what_it_is_made_of(make_recipe: MakeRecipe) -> Non
     longer = _costs(make_recipe(), steps=80)
     assert longer.seconds("k") == pytest.approx(2 * base.seconds("k"))
     assert longer.seconds("a") == base.seconds("a") > 0  # guidance is made as often
-    assert _costs(make_recipe(), drawn=64).seconds("ρg") > 1.5 * base.seconds("ρg")
+    more, unasked = _costs(make_recipe(), drawn=64), _costs(make_recipe(nado_fit={"consistency_positions": 0}))
+    assert _part(more, "drawing outputs").seconds > 1.5 * _part(base, "drawing outputs").seconds
+    assert _part(more, "reading outputs") == _part(base, "reading outputs")  # what is drawn to measure is not read
+    assert _part(unasked, "reading outputs").seconds < _part(base, "reading outputs").seconds
     held = {part.name: part for part in base.parts}["frozen model in the steps"]
     anchored = {part.name: part for part in _costs(make_recipe(guidance={"anchor": "reference"})).parts}[held.name]
     assert anchored.flops > 2 * held.flops > 0  # features of the corpus are kept, the anchor's logits are not

@@ -19,11 +19,12 @@ from dataclasses import dataclass
 
 import torch
 
+from adhere.guidance.evidence import ASKED_OF_A_SEQUENCE
 from adhere.models.frozen import fast_dtype
 from adhere.models.nado_config import NadoConfig
 from adhere.models.outline import ModelOutline
 from adhere.recipe.schema import Recipe
-from adhere.recipe.workload import refreshes
+from adhere.recipe.workload import guidance_samples, refreshes
 
 STEP_EFFICIENCY, READING_EFFICIENCY, DECODING_EFFICIENCY, SMALL_EFFICIENCY = 0.55, 0.55, 0.12, 0.35
 """Share of a large matrix product's speed that a training step, a forward pass, batched decoding and NADO's small products
@@ -110,8 +111,12 @@ def constrained_costs(
         frozen = 0.0
     logits = tokens * model.vocabulary * constraints
     near = tokens if recipe.guidance.reference_kl > 0 else 0.0  # held near the reference
-    read = drawn * (mean + recipe.sampling.max_new_tokens)
-    fitted = (recipe.guidance.samples + min(recipe.nado_fit.corpus_rows, len(lengths))) * mean * refreshed
+    sequences = (recipe.guidance.samples + min(recipe.nado_fit.corpus_rows, len(lengths))) * refreshed
+    fitted = sequences * mean
+    # What is drawn to measure satisfaction is not read. The policy reads the sequences that consistency is asked of.
+    read = (recipe.nado.shape != "own") * guidance_samples(recipe) * (mean + recipe.sampling.max_new_tokens)
+    asked = (recipe.nado_fit.consistency_weight > 0) * recipe.nado_fit.consistency_positions / ASKED_OF_A_SEQUENCE
+    read += min(asked * refreshed, sequences) * mean
     decoded, batches = drawn * recipe.sampling.max_new_tokens, -(-drawn // recipe.sampling.batch_size)
     passes = batches * recipe.sampling.max_new_tokens
 
@@ -129,7 +134,7 @@ def constrained_costs(
         part("frozen model in the steps", "x", 2 * weights * frozen, READING_EFFICIENCY * machine.inference),
         part("NADO in the steps", "x", 2 * small * tokens * constraints, trunk),
         part("drawing outputs", "ρg", 2 * weights * decoded, DECODING_EFFICIENCY * machine.inference, 2 * weights * passes),
-        part("reading outputs", "ρg", 4 * weights * read, READING_EFFICIENCY * machine.inference),
+        part("reading outputs", "ρg", 2 * weights * read, READING_EFFICIENCY * machine.inference),
         part("fitting NADO", "a", 6 * small * fitted * recipe.nado_fit.epochs * constraints, trunk),
         part("the oracle", "o", 0.0, 1.0),
         part("handing the policy over", "s", 0.0, 1.0, 8.0 * model.trainable * refreshed),
