@@ -100,6 +100,7 @@ JOINT = (
             *HELD_OUT,
             Column("detection, ROC-AUC", "roc_auc", {"suite": "detection"}, form="number"),
             Column("perplexity, clean text", "clean_perplexity", form="number"),
+            Column("perplexity, held-out corpus", "corpus_perplexity", form="number"),
             Column("minutes", "train_seconds", form="minutes"),
         ),
     ),
