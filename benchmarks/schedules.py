@@ -2,6 +2,7 @@
 
     python benchmarks/schedules.py --seeds 0 1 2        # a finished cell is not run again
     python benchmarks/schedules.py --kill               # besides: parallel, with the worker killed in its second refresh
+    python benchmarks/schedules.py --table docs/parallel.md     # from the results file; runs nothing
 
 The cells are made and kept as those of `defaults.py`: trained, measured, one JSON file each under `--work`. The rows that the
 demo reports on take no part.
@@ -20,7 +21,17 @@ from pathlib import Path
 from typing import Any
 
 import defaults
-from result_files import RESULTS, Rows, results_path, write_results
+from result_files import (
+    RESULTS,
+    Rows,
+    made_by,
+    markdown_table,
+    put_between,
+    read_results,
+    results_path,
+    shown,
+    write_results,
+)  # fmt: skip
 
 BENCHMARK = "schedules"
 SCHEDULES = ("sequential", "parallel")
@@ -32,13 +43,18 @@ Cell = Callable[[Path, defaults.Variant, int], None]
 
 
 def main(arguments: Sequence[str] | None = None, cell: Cell = defaults._cell) -> None:
-    """Run the cells that are not there yet, then write the results file."""
+    """Run the cells that are not there yet, then write the results file; or put its table into a document."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=Path("runs") / BENCHMARK, help="where runs and cells are kept")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results file")
     parser.add_argument("--kill", action="store_true", help="a parallel run whose worker is killed, besides")
+    parser.add_argument("--table", type=Path, help="put the table into this Markdown file; runs nothing")
     options = parser.parse_args(arguments)
+    path = results_path(options.results, BENCHMARK)
+    if options.table is not None:
+        put_between(options.table, BENCHMARK, table(read_results(path), path))
+        return
     rows: Rows = []
     for seed in options.seeds:
         for variant in (*VARIANTS, KILLED) if options.kill else VARIANTS:
@@ -49,7 +65,6 @@ def main(arguments: Sequence[str] | None = None, cell: Cell = defaults._cell) ->
             told = json.loads(kept.read_text(encoding="utf-8"))["rows"]
             rows += [{**row, "schedule": row["setting"]} for row in told]
     rows += differences(rows, "sequential", "parallel") + differences(rows, "parallel", KILLED.value)
-    path = results_path(options.results, BENCHMARK)
     write_results(path, BENCHMARK, rows, options.seeds)
     for row in rows:
         if row["name"].endswith("_difference"):
@@ -76,6 +91,29 @@ def differences(rows: Sequence[dict[str, Any]], before: str, after: str) -> Rows
         found.append({"name": f"{name}_difference", "value": mean, **ends, "n": n, "unit": "", "interval": "paired t"})
         found[-1]["of"] = f"{after} minus {before}"
     return found
+
+
+def table(told: dict[str, Any], path: Path) -> str:
+    """Every run, and the differences between the schedules over the seeds."""
+    rows = [row for row in told["rows"] if "schedule" in row]
+    of = {(row["schedule"], row["seed"], row["name"]): row for row in rows}
+    lines = [
+        [schedule, seed, *(shown(of.get((schedule, seed, name)), form) for name, _, form in defaults.COLUMNS)]
+        for schedule, seed in dict.fromkeys((row["schedule"], row["seed"]) for row in rows)
+    ]
+    lines.sort(key=lambda line: [*SCHEDULES, KILLED.value].index(line[0]))
+    apart: dict[str, list[str]] = {}
+    for row in told["rows"]:
+        if "of" in row:
+            ends = "" if row["low"] is None else f" [{row['low']:+.3f}, {row['high']:+.3f}]"
+            apart.setdefault(row["of"], []).append(f"{row['value']:+.3f}{ends}")
+    titles = {name: title for name, title, _ in defaults.COLUMNS}
+    compared = [titles[name] for name in COMPARED]
+    return "\n\n".join([
+        made_by(told, path),
+        markdown_table(["schedule", "seed", *titles.values()], lines),
+        markdown_table(["mean over the seeds", *compared], [[of_, *each] for of_, each in apart.items()]),
+    ]) + "\n"  # fmt: skip
 
 
 @contextmanager

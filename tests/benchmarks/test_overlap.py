@@ -106,6 +106,12 @@ def test_schedules_are_compared_seed_by_seed(script: Any, tmp_path: Path) -> Non
     assert difference["value"] == pytest.approx(0.03) and difference["n"] == 3
     assert difference["high"] - difference["value"] == pytest.approx(4.3027 * 0.01 / 3**0.5, rel=1e-3)
     assert told["seeds"] == [0, 1, 2] and len(told["rows"]) == 7
+    document = tmp_path / "parallel.md"
+    document.write_text("<!-- schedules --> old <!-- end of schedules -->", encoding="utf-8")
+    schedules.main(["--results", str(tmp_path), "--table", str(document)])
+    text = document.read_text(encoding="utf-8")
+    assert "| sequential | 2 | 0.120 | – |" in text and "| parallel | 0 | 0.120 | – |" in text and "old" not in text
+    assert "| parallel minus sequential | +0.030 [+0.005, +0.055] |" in text
 
 
 def test_the_worker_is_killed_in_its_second_refresh_and_nothing_else_is(script: Any, tmp_path: Path) -> None:

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
-
-@pytest.fixture(scope="module")
-def tuning() -> Any:
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        yield importlib.import_module("paper_tuning")
-    finally:
-        sys.path.remove(str(BENCHMARKS))
+@pytest.fixture
+def tuning(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("paper_tuning")
 
 
 @pytest.fixture
