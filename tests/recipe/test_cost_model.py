@@ -11,6 +11,7 @@ from adhere.models.nado_config import NadoConfig
 from adhere.recipe.check import check_recipe
 from adhere.recipe.cost_model import (
     ADAM_BYTES,
+    HALF_SPEED_TOKENS,
     STEP_EFFICIENCY,
     Costs,
     Machine,
@@ -19,6 +20,7 @@ from adhere.recipe.cost_model import (
     measured_machine,
     nado_weights,
     plain_part,
+    step_share,
 )
 from adhere.recipe.schema import Recipe
 
@@ -47,13 +49,20 @@ def test_a_second_device_takes_over_what_makes_guidance_and_the_longer_of_the_tw
 
 
 def test_plain_fine_tuning_is_its_products_its_cross_entropy_and_the_optimisers_bytes() -> None:
-    part = plain_part(MODEL, FAST, tokens=3200, steps=40)
+    part = plain_part(MODEL, FAST, tokens=3200, steps=40, micro_steps=40)
     assert part.flops == 6 * 1_000_000 * 3200
     assert part.bytes == 40 * (ADAM_BYTES + 6) * 1_000_000
-    expected = part.flops / (STEP_EFFICIENCY * 1e12) + part.bytes / 1e10 + 4 * 3200 * 1000 / 1e9
+    expected = part.flops / (step_share(80) * 1e12) + part.bytes / 1e10 + 4 * 3200 * 1000 / 1e9
     assert part.seconds == pytest.approx(expected)
     frozen = SimpleNamespace(**{**vars(MODEL), "trainable": 0})
-    assert plain_part(frozen, FAST, 3200, 40).bytes < part.bytes / 5  # type: ignore[arg-type]
+    assert plain_part(frozen, FAST, 3200, 40, 40).bytes < part.bytes / 5  # type: ignore[arg-type]
+    accumulated = plain_part(MODEL, FAST, 3200, 40, micro_steps=160)
+    assert accumulated.flops == part.flops and accumulated.seconds > part.seconds  # thinner products
+
+
+def test_a_step_over_many_tokens_comes_near_its_full_share_of_speed() -> None:
+    assert step_share(HALF_SPEED_TOKENS) == pytest.approx(STEP_EFFICIENCY / 2)
+    assert 0.97 * STEP_EFFICIENCY < step_share(16_384) < STEP_EFFICIENCY
 
 
 def test_each_part_grows_with_what_it_is_made_of(make_recipe: MakeRecipe) -> None:

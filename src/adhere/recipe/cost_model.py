@@ -26,9 +26,15 @@ from adhere.models.outline import ModelOutline
 from adhere.recipe.schema import Recipe
 from adhere.recipe.workload import guidance_samples, refreshes
 
-STEP_EFFICIENCY, READING_EFFICIENCY, DECODING_EFFICIENCY, SMALL_EFFICIENCY = 0.55, 0.55, 0.12, 0.35
+STEP_EFFICIENCY, READING_EFFICIENCY, DECODING_EFFICIENCY, SMALL_EFFICIENCY = 0.55, 0.55, 0.22, 0.25
 """Share of a large matrix product's speed that a training step, a forward pass, batched decoding and NADO's small products
 reach; seen with the demo's model on CPU cores."""
+
+HALF_SPEED_TOKENS = 400.0
+"""Of a step's or a forward pass's share, half is reached with so many tokens in a pass: over few tokens the products are thin.
+The demo's steps have 150."""
+
+_READ_AT_ONCE = 32
 
 HEAD_WORK, REGULARISER_WORK = 4.0, 9.0
 """Elementwise work on a logit, in sigmoids: of the cross-entropy with its gradient, and of one constraint beside it."""
@@ -120,6 +126,9 @@ def constrained_costs(
     decoded, batches = drawn * recipe.sampling.max_new_tokens, -(-drawn // recipe.sampling.batch_size)
     passes = batches * recipe.sampling.max_new_tokens
 
+    micro_steps = steps * recipe.training.gradient_accumulation_steps
+    stepping = machine.trained * step_share(tokens / micro_steps)
+    reading = machine.inference * READING_EFFICIENCY / STEP_EFFICIENCY * step_share(_READ_AT_ONCE * mean)
     # In the dtype of the frozen model, but half of the time goes into what is no product: the mean of the two speeds.
     trunk = SMALL_EFFICIENCY * math.sqrt(machine.inference * machine.exact)
 
@@ -127,25 +136,35 @@ def constrained_costs(
         return Part(name, symbol, flops, moved, max(flops / speed, moved / machine.bytes) + work / machine.elements)
 
     return Costs((
-        plain_part(model, machine, steps * batch * mean, steps),
+        plain_part(model, machine, steps * batch * mean, steps, micro_steps),
         part("regulariser in the head", "k",
              2 * logits * (recipe.nado.rank + 1) + 2 * near * model.vocabulary * model.width,
-             STEP_EFFICIENCY * machine.trained, work=REGULARISER_WORK * logits + HEAD_WORK * near * model.vocabulary),
-        part("frozen model in the steps", "x", 2 * weights * frozen, READING_EFFICIENCY * machine.inference),
+             stepping, work=REGULARISER_WORK * logits + HEAD_WORK * near * model.vocabulary),
+        part("frozen model in the steps", "x", 2 * weights * frozen, reading),
         part("NADO in the steps", "x", 2 * small * tokens * constraints, trunk),
         part("drawing outputs", "ρg", 2 * weights * decoded, DECODING_EFFICIENCY * machine.inference, 2 * weights * passes),
-        part("reading outputs", "ρg", 2 * weights * read, READING_EFFICIENCY * machine.inference),
+        part("reading outputs", "ρg", 2 * weights * read, reading),
         part("fitting NADO", "a", 6 * small * fitted * recipe.nado_fit.epochs * constraints, trunk),
         part("the oracle", "o", 0.0, 1.0),
         part("handing the policy over", "s", 0.0, 1.0, 8.0 * model.trainable * refreshed),
     ))  # fmt: skip
 
 
-def plain_part(model: ModelOutline, machine: Machine, tokens: float, steps: int) -> Part:
-    """Fine-tuning without a constraint: products of body and head, the cross-entropy, and AdamW, which is memory alone."""
+def step_share(tokens: float) -> float:
+    """The share of full speed that a training step reaches with so many tokens in a pass."""
+    return STEP_EFFICIENCY * tokens / (tokens + HALF_SPEED_TOKENS)
+
+
+def plain_part(model: ModelOutline, machine: Machine, tokens: float, steps: int, micro_steps: int) -> Part:
+    """Fine-tuning without a constraint: products of body and head, the cross-entropy, and AdamW, which is memory alone.
+
+    Args:
+        tokens: trained on in all steps.
+        micro_steps: passes over a micro-batch; as many as steps where gradients are not accumulated.
+    """
     flops = tokens * (4.0 * model.parameters + 2.0 * model.trainable)
     moved = steps * (ADAM_BYTES * model.trainable + 6.0 * model.parameters)  # the weights once more for bfloat16 copies
-    seconds = flops / (STEP_EFFICIENCY * machine.trained) + moved / machine.bytes
+    seconds = flops / (step_share(tokens / micro_steps) * machine.trained) + moved / machine.bytes
     work = HEAD_WORK * tokens * model.vocabulary / machine.elements
     return Part("plain fine-tuning", "1", flops, moved, seconds + work)
 

@@ -133,7 +133,8 @@ def make_plan(recipe: Recipe, model: ModelOutline, inputs: Inputs, free: int, wa
         step, making = costs.seconds("1", "k", "x"), costs.seconds("ρg", "a", "o")
         training, cost = step + making - overlapped_seconds(recipe, step, making), costs.sentence()
     else:
-        training, cost = plain_part(model, machine, tokens, steps).seconds, ""
+        micro_steps = steps * recipe.training.gradient_accumulation_steps
+        training, cost = plain_part(model, machine, tokens, steps, micro_steps).seconds, ""
         training += work.read_tokens * two_p / reading + samples * decoded * two_p / drawing
     evaluation = evaluated * decoded_later * two_p / drawing
     return Plan(
