@@ -96,7 +96,7 @@ def adapted(prompts, measured_n, start=2.0, measurements=16, steps=20, seed=0):
         policies = prompts.train(policies, loss, steps, rate=1.0)
         exact = float(prompts.satisfaction(policies).mean())
         drawn = float(torch.rand(measured_n, generator=random).lt(exact).float().mean())
-        state = updated(state, Satisfaction(drawn, measured_n), TARGET, dual)
+        state = updated(state, Satisfaction(drawn, measured_n), TARGET, dual, steps)
         path.append((exact, weight))
     return policies, path
 

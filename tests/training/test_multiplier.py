@@ -15,10 +15,13 @@ from adhere.training.satisfaction import Satisfaction
 DUAL = DualConfig()
 
 
-def _path(shares: list[float], n: float = 256, target: float = 0.95, dual: DualConfig = DUAL) -> list[MultiplierState]:
+def _path(
+    shares: list[float], n: float = 256, target: float = 0.95, dual: DualConfig = DUAL, steps: int = 1000
+) -> list[MultiplierState]:
+    """After each measurement; by default the policy has followed λ when the next one comes."""
     state, states = MultiplierState.start(2.0), []
     for share in shares:
-        state = updated(state, Satisfaction(share, n), target, dual)
+        state = updated(state, Satisfaction(share, n), target, dual, steps)
         states.append(state)
     return states
 
@@ -30,16 +33,27 @@ def _constraint(**settings: object) -> Constraint:
 def test_it_rises_below_the_target_and_falls_above_it() -> None:
     start = math.log(2.0)
     (low,), (high,) = _path([0.7]), _path([1.0])
-    assert low.log_multiplier > low.log_lasting > start > high.log_lasting > high.log_multiplier
+    assert low.log_multiplier > start > high.log_multiplier
 
 
-def test_a_certain_error_moves_it_by_the_gain_in_log_odds_half_of_it_to_stay() -> None:
+def test_a_certain_error_moves_it_by_the_gain_in_log_odds() -> None:
     (state,) = _path([0.9], n=10**9, dual=DualConfig(gain=0.4))
     error = math.log(0.95 / 0.05) - math.log(0.9 / 0.1)
-    assert state.log_lasting == pytest.approx(math.log(2) + 0.4 * error, abs=1e-6)
-    assert state.log_multiplier == pytest.approx(math.log(2) + 0.8 * error, abs=1e-6)
-    (again,) = [updated(state, Satisfaction(0.95, 10**9), 0.95, DualConfig(gain=0.4))]
-    assert again.log_multiplier == pytest.approx(state.log_lasting, abs=1e-6)  # the rest is taken back
+    assert state.log_multiplier == pytest.approx(math.log(2) + 0.4 * error, abs=1e-6)
+    assert state.log_followed == pytest.approx(math.log(2))
+
+
+def test_what_the_policy_is_still_to_answer_is_not_asked_for_again() -> None:
+    dual, n = DualConfig(gain=0.4, lag=10.0), 10**9
+    error = math.log(0.95 / 0.05) - math.log(0.9 / 0.1)
+    first, second = _path([0.9, 0.9], n=n, dual=dual, steps=5)  # the second finds the policy where it was
+    unanswered = 0.4 * error * math.exp(-5 / 10)
+    assert second.log_followed == pytest.approx(first.log_multiplier - unanswered, abs=1e-6)
+    assert second.log_multiplier - first.log_multiplier == pytest.approx(0.4 * (error - unanswered), abs=1e-6)
+    # As far on its way as the lag says: nothing is left to ask for when the rest would bring it to the target.
+    coming = 1 / (1 + math.exp(-math.log(0.95 / 0.05) + unanswered))
+    still = updated(first, Satisfaction(coming, n), 0.95, dual, 5)
+    assert still.log_multiplier == pytest.approx(first.log_multiplier, abs=1e-6)
 
 
 def test_what_noise_explains_moves_it_less() -> None:
@@ -57,27 +71,30 @@ def test_all_satisfied_and_all_violated_are_numbers_like_others() -> None:
 
 def test_one_measurement_never_moves_it_by_more_than_its_largest_step() -> None:
     (state,) = _path([0.0], n=10**6, target=0.999, dual=DualConfig(gain=1.0, max_step=0.3))
-    assert state.log_lasting == pytest.approx(math.log(2) + 0.3)
+    assert state.log_multiplier == pytest.approx(math.log(2) + 0.3)
 
 
 def test_it_stays_within_its_bounds_and_leaves_them_at_once() -> None:
     dual = DualConfig(lowest=1.0, highest=4.0)
     up = _path([0.2] * 6, dual=dual)
-    assert up[-1].log_multiplier == up[-1].log_lasting == pytest.approx(math.log(4))
-    assert updated(up[-1], Satisfaction(1.0, 256), 0.95, dual).log_multiplier < math.log(4)
+    assert up[-1].log_multiplier == pytest.approx(math.log(4))
+    assert updated(up[-1], Satisfaction(1.0, 256), 0.95, dual, 1000).log_multiplier < math.log(4)
     assert _path([1.0] * 6, dual=dual)[-1].log_multiplier == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize("lag", [5, 15])
 def test_a_policy_that_follows_it_late_is_brought_to_the_target(lag: int) -> None:
     """Log-odds of satisfaction that go, with a lag, to where (c + λ) / (1 − c) puts them; measured every five steps."""
-    state, odds, corpus = MultiplierState.start(2.0), math.log(9.0), 0.3
+    state, odds, corpus, highest = MultiplierState.start(2.0), math.log(9.0), 0.3, 0.0
     for step in range(200):
         if step % 5 == 0:
             share = 1 / (1 + math.exp(-odds))
-            state = updated(state, Satisfaction(share, 10**6), 0.99, DUAL)
+            state = updated(state, Satisfaction(share, 10**6), 0.99, DUAL, 5)
         settled = math.log((corpus + math.exp(state.log_multiplier)) / (1 - corpus))
         odds += (settled - odds) / lag
+        highest = max(highest, state.log_multiplier)
+    needed = math.log(0.99 / 0.01 * (1 - corpus) - corpus)
+    assert highest < needed + math.log(1.1)  # 1.45 times at a lag of 15 without m
     assert 1 / (1 + math.exp(-odds)) == pytest.approx(0.99, abs=0.002)
 
 
@@ -95,14 +112,14 @@ def test_a_target_given_up_stays_so_and_stops_unless_told_otherwise() -> None:
     for behaviour, stopped in (("stop", True), ("continue", False)):
         dual = DualConfig(highest=2.5, patience=1, when_unreachable=behaviour)
         multipliers = Multipliers([_constraint(dual=dual)])
-        given_up = [multipliers.update("no z", Satisfaction(share, 500)) for share in (0.2, 0.2, 0.2, 0.2, 0.9)]
+        given_up = [multipliers.update("no z", Satisfaction(share, 500), 1000) for share in (0.2, 0.2, 0.2, 0.2, 0.9)]
         assert given_up.count(True) == 1  # told once
         assert multipliers.stopped == stopped
 
 
 def test_constraints_with_a_weight_of_their_own_stay_at_it() -> None:
     multipliers = Multipliers([_constraint(weight=4.0), Constraint(RegexOracle("a"), weight=0.0, name="no a")])
-    multipliers.update("no z", Satisfaction(0.5, 500))
+    multipliers.update("no z", Satisfaction(0.5, 500), 5)
     assert multipliers.values["no a"] == 0.0 and multipliers.ratios["no a"] == 1.0
     assert multipliers.values["no z"] == pytest.approx(4.0 * multipliers.ratios["no z"]) != 4.0
 
@@ -110,10 +127,10 @@ def test_constraints_with_a_weight_of_their_own_stay_at_it() -> None:
 def test_its_state_goes_through_json_and_on_to_the_same_bit() -> None:
     one, other = Multipliers([_constraint()]), Multipliers([_constraint()])
     for share in (0.5, 0.85, 0.97):
-        one.update("no z", Satisfaction(share, 37))
+        one.update("no z", Satisfaction(share, 37), 5)
     other.load(json.loads(json.dumps(one.state())))
     for each in (one, other):
-        each.update("no z", Satisfaction(0.91, 37))
+        each.update("no z", Satisfaction(0.91, 37), 5)
     assert one.values == other.values and one.state() == other.state()
     other.load({})
     assert other.values == pytest.approx({"no z": 2.0})

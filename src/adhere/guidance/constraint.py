@@ -20,11 +20,17 @@ class DualConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     gain: float = Field(
-        0.35,
+        0.3,
         gt=0.0,
         le=2.0,
-        description="share of the distance to the target, in log-odds, by which a measurement moves log λ for good, and "
-        "once more until the next one",
+        description="share of the distance to the target, in log-odds, by which a measurement moves log λ",
+    )
+    lag: float = Field(
+        12.0,
+        gt=0.0,
+        allow_inf_nan=False,
+        description="optimiser steps in which a policy goes 63 % of the way to where a new λ pulls it: what it has not gone "
+        "yet is not asked for again",
     )
     max_step: float = Field(2.0, gt=0.0, description="largest distance that one measurement may report, in log-odds")
     lowest: float = Field(0.01, gt=0.0, allow_inf_nan=False, description="λ never goes below this")

@@ -4,14 +4,15 @@ The violation that L_LLM + λ·KL(q* ‖ p) settles at falls about as 1/λ: wher
 hard, −c·log s − (1 − c)·log(1 − s) − λ·log s is least where the odds of satisfaction are (c + λ) / (1 − c). So log-odds of
 satisfaction are nearly a line of slope 1 in log λ, and the error in them says by how much log λ is wrong:
 
-    e = logit(target) − logit(measured),      u = e · e² / (e² + Var[e])
-    I ← I + gain · u,      log λ = I + gain · u                           (I starts at log weight; both within bounds)
+    m ← m + (1 − e^(−steps / lag)) · (log λ − m)                              (m starts at log weight)
+    e = logit(target) − logit(measured) − (log λ − m)
+    log λ ← log λ + gain · e · e² / (e² + Var[e])                             (within bounds, as weight is)
 
-The measured log-odds are log((k + ½) / (n − k + ½)) of k satisfied outputs among n, nearly unbiased, with variance
-1/(k + ½) + 1/(n − k + ½) (Haldane 1955, Anscombe 1956). The factor on e leaves alone what noise alone explains. The second
-gain · u is taken back at the next measurement: it moves λ before the policy has followed, and damps the swing after it.
-The gain is the one that came nearest to targets of 0.95 and 0.99 in simulated runs of 75 and 300 steps, 16 measurements of 256
-outputs, a learning rate that falls to zero, and policies that follow λ with a lag of 4 to 16 steps after a delay of 0 to 8.
+m is the log λ that the policy has followed so far: it comes after λ by `lag` steps, and what λ has moved already and the
+policy has not answered yet is no error (Smith 1957). Without it λ is raised again and again while the policy is still on its
+way. The measured log-odds are log((k + ½) / (n − k + ½)) of k satisfied outputs among n, nearly unbiased, with variance
+1/(k + ½) + 1/(n − k + ½) (Haldane 1955, Anscombe 1956). The factor on e leaves alone what noise alone explains. Gain and
+lag were chosen in simulated runs (`benchmarks/multiplier.py`).
 
 No torch here: a few numbers, the same on every machine, so that a resumed run goes on with the very same λ.
 """
@@ -33,8 +34,8 @@ Verdict = Literal["reached", "not reached", "undecided"]
 class MultiplierState:
     """λ of one constraint, and what it takes to go on with it."""
 
-    log_lasting: float  # I: log λ without the part that is taken back
     log_multiplier: float
+    log_followed: float  # m: the log λ that the policy has followed so far
     best: float | None = None  # best share since λ is at its highest
     best_high: float = 0.0  # and the upper end of its interval
     stalled: int = 0  # measurements since then that were no better
@@ -45,28 +46,40 @@ class MultiplierState:
         return cls(math.log(weight), math.log(weight))
 
 
-def updated(state: MultiplierState, measured: Satisfaction, target: float, dual: DualConfig) -> MultiplierState:
+def updated(
+    state: MultiplierState, measured: Satisfaction, target: float, dual: DualConfig, steps: int
+) -> MultiplierState:
     """The state after a measurement.
 
     Args:
         state: before it.
         measured: satisfaction of the policy as it is now.
         target: the share asked for, in (0, 1).
-        dual: gain, bounds and patience.
+        dual: gain, lag, bounds and patience.
+        steps: taken since the measurement before, or since training began.
     """
     low, high = math.log(dual.lowest), math.log(dual.highest)
-    step = dual.gain * max(-dual.max_step, min(dual.max_step, trusted_error(measured, target)))
-    # Clipping what lasts as well: λ leaves a bound with the first measurement that asks for it.
-    lasting = max(low, min(high, state.log_lasting + step))
-    moved = replace(state, log_lasting=lasting, log_multiplier=max(low, min(high, lasting + step)))
+    unanswered = (state.log_multiplier - state.log_followed) * math.exp(-steps / dual.lag)
+    error = max(-dual.max_step, min(dual.max_step, trusted_error(measured, target, unanswered)))
+    moved = replace(
+        state,
+        log_multiplier=max(low, min(high, state.log_multiplier + dual.gain * error)),
+        log_followed=state.log_multiplier - unanswered,
+    )
     at_highest = state.log_multiplier >= high - 1e-9  # λ under which the policy came to be what was measured
     return _patient(moved, measured, at_highest and measured.interval[1] < target, dual.patience)
 
 
-def trusted_error(measured: Satisfaction, target: float) -> float:
-    """Distance to the target in log-odds, shrunk by the share of it that noise explains."""
+def trusted_error(measured: Satisfaction, target: float, expected: float = 0.0) -> float:
+    """Distance to the target in log-odds, shrunk by the share of it that noise explains.
+
+    Args:
+        measured: satisfaction.
+        target: the share asked for.
+        expected: log-odds by which the policy is still to come nearer without any change of λ.
+    """
     satisfied, violated = measured.share * measured.n + 0.5, (1 - measured.share) * measured.n + 0.5
-    error = math.log(target / (1 - target)) - math.log(satisfied / violated)
+    error = math.log(target / (1 - target)) - math.log(satisfied / violated) - expected
     variance = 1 / satisfied + 1 / violated
     return error**3 / (error**2 + variance)
 
@@ -105,10 +118,10 @@ class Multipliers:
             name: math.exp(self._states[name].log_multiplier - math.log(c.weight)) for name, c in self.adaptive.items()
         }
 
-    def update(self, name: str, measured: Satisfaction) -> bool:
-        """Take up a measurement; True when it is the one by which the target is given up."""
+    def update(self, name: str, measured: Satisfaction, steps: int) -> bool:
+        """Take up a measurement, so many steps after the last; True when it is the one by which the target is given up."""
         constraint, before = self.adaptive[name], self._states[name]
-        self._states[name] = updated(before, measured, constraint.target, constraint.dual)
+        self._states[name] = updated(before, measured, constraint.target, constraint.dual, steps)
         return self._states[name].given_up and not before.given_up
 
     @property
