@@ -6,15 +6,19 @@
 
 Every method takes `--corpus-steps` steps on the corpus. The constrained method is held to the rule meanwhile; reinforcement
 learning begins after them, held near the fine-tuned model, and goes on until its outputs violate rarely enough, or for
-`--limit` steps. Every few steps outputs on held-out prompts are judged by the oracle; drawing and judging those counts nowhere.
-The target is reached at the first of two such measurements in a row that are at most `--target`. RLOO and GRPO are run with
-every learning rate, and the one that gets there first is what ours is compared with.
+`--limit` steps. Every few steps outputs on held-out prompts are judged by the oracle, and the held-out rows of the corpus
+that do not violate are read; measuring counts nowhere. The target is reached at the first of two such measurements in a row
+with at most `--target` violations and a corpus perplexity of at most `--forgotten` times that of plain fine-tuning, which is
+what RLOO and GRPO begin from. What reaching the violations alone takes is told as well: a model that has forgotten the corpus
+violates rarely, too. RLOO and GRPO are run with every learning rate, and the one that gets there first is what ours is
+compared with.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import sys
 import time
@@ -36,13 +40,17 @@ from result_files import (
     shown,
     write_results,
 )
-from violation_curve import Curve, curve_figure, reached
+from violation_curve import Curve, curve_figure, reached, split
 
 if TYPE_CHECKING:
     from adhere.recipe.schema import Recipe
 
 BENCHMARK = "time_to_target"
 OURS, RIVALS = "constrained", ("rloo", "grpo")
+_KINDS = {
+    "with the corpus": "at most {target:.0%} violations and the corpus not forgotten (`--forgotten`)",
+    "violations alone": "at most {target:.0%} violations, whatever has become of the corpus",
+}
 SPENT = (("minutes", "min"), ("tokens", ""), ("oracle_calls", ""))
 
 
@@ -77,7 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cells = [Cell(OURS, None, seed) for seed in options.seeds]
     cells += [Cell(m, rate, seed) for seed in options.seeds for m in options.methods for rate in options.learning_rates]
     found = {cell: _told(options, cell) for cell in cells}
-    write_results(path, BENCHMARK, rows_of(found, options.target), options.seeds)
+    write_results(
+        path, BENCHMARK, rows_of(found, options.target, options.forgotten, options.corpus_steps), options.seeds
+    )
     print(path)
 
 
@@ -86,6 +96,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--recipe", type=Path, help="the demo's when left out")
     parser.add_argument("--set", action="append", default=[], dest="settings", help="as in `adhere train`")
     parser.add_argument("--target", type=float, default=0.1, help="share of outputs that may violate")
+    parser.add_argument(
+        "--forgotten", type=float, default=1.1, help="corpus perplexity allowed, in plain fine-tuning's"
+    )
     parser.add_argument("--corpus-steps", type=int, default=75, help="steps on the corpus, of every method")
     parser.add_argument("--limit", type=int, default=150, help="steps of reinforcement learning at most")
     parser.add_argument("--every", type=int, default=5, help="steps between two measurements")
@@ -110,7 +123,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _told(options: argparse.Namespace, cell: Cell) -> dict[str, Any]:
     """The curve of a cell, from disk where it was run before."""
     recipe = _recipe(options, cell)
-    path: Path = options.work / "cells" / f"{cell.name}.{options.corpus_steps}-{options.limit}-{options.prompts}.json"
+    path: Path = (
+        options.work
+        / "cells"
+        / f"{cell.name}.{options.corpus_steps}-{options.limit}-{options.prompts}-{options.forgotten:g}.json"
+    )
     if not path.exists():
         from adhere.files import write_json_atomic
 
@@ -150,7 +167,7 @@ def run(recipe: Recipe, options: argparse.Namespace) -> list[dict[str, float]]:
     policy = load_policy(recipe.model, recipe.seed)
     prepared = prepare(recipe, lambda: policy)
     stages, done = stages_of(recipe, len(prepared.inputs.rows)), 0
-    curve = Curve(recipe, prepared, policy.tokenizer, options.prompts, options.every, options.target)
+    curve = Curve(recipe, prepared, policy.tokenizer, options.prompts, options.every, options.target, options.forgotten)
     for number, stage in enumerate(stages):
         trainer = stage_trainer(recipe, prepared, policy, stage, done, silent)
         trainer.args.save_strategy = "no"
@@ -158,7 +175,7 @@ def run(recipe: Recipe, options: argparse.Namespace) -> list[dict[str, float]]:
         trainer.add_callback(curve.of_stage(done, stops=last and len(stages) > 1))
         start = time.perf_counter()
         trainer.train()
-        curve.end_stage(trainer, time.perf_counter() - start, measure=last)
+        curve.end_stage(trainer, time.perf_counter() - start)
         done += int(trainer.state.global_step)
         if not last:
             trainer.save_model(str(stage.folder / MODEL))
@@ -167,71 +184,95 @@ def run(recipe: Recipe, options: argparse.Namespace) -> list[dict[str, float]]:
     return curve.points
 
 
-def rows_of(found: dict[Cell, dict[str, Any]], target: float) -> Rows:
-    """What each cell had spent when it reached the target, its curve, and the ratios to the quickest of each rival."""
-    rows: Rows = []
-    spent: dict[Cell, tuple[dict[str, float], bool]] = {}
+def rows_of(found: dict[Cell, dict[str, Any]], target: float, forgotten: float, corpus_steps: int) -> Rows:
+    """What each cell had spent when it reached the target, its curve, and the ratios to the quickest of each rival.
+
+    Args:
+        found: the curve of each cell.
+        target: violations.
+        forgotten: corpus perplexity allowed, over plain fine-tuning's with the same seed; where no rival was run, any.
+        corpus_steps: of every method; a rival's own steps come after them.
+    """
+    plain: dict[int, float] = {}
     for cell, told in found.items():
-        tags = {"method": cell.method, "way": cell.way, "seed": str(cell.seed), "target": f"{target:g}"}
-        # Ours has to have learned the corpus too: it is there at its last step, if at all.
-        points = told["points"] if cell.method != OURS else told["points"][-1:]
-        point = reached(points, target)
-        spent[cell] = point or points[-1], point is not None
-        for name, unit in SPENT:
-            value = spent[cell][0][name]
-            rows.append({"name": f"{name}_to_target", "value": value, "low": None, "high": None, "n": 1, "unit": unit,
-                         "reached": str(point is not None).lower(), **tags})  # fmt: skip
+        if cell.method != OURS:
+            plain.setdefault(cell.seed, split(told["points"], corpus_steps)[0][-1]["corpus_perplexity"])
+    rows: Rows = []
+    for kind, most in (("with the corpus", forgotten), ("violations alone", math.inf)):
+        spent: dict[Cell, tuple[dict[str, float], bool]] = {}
+        for cell, told in found.items():
+            # Ours has to have learned the corpus too: it is there at its last step, if at all.
+            points = told["points"][-1:] if cell.method == OURS else split(told["points"], corpus_steps)[1]
+            point = reached(points, target, most * plain.get(cell.seed, math.inf))
+            spent[cell] = point or points[-1], point is not None
+            tags = {**_tags(cell, target), "kind": kind, "reached": str(point is not None).lower()}
+            once = {"low": None, "high": None, "n": 1}
+            for name, unit in SPENT:
+                rows.append({"name": f"{name}_to_target", "value": spent[cell][0][name], "unit": unit, **once, **tags})
+            if cell.seed in plain:
+                ratio = spent[cell][0]["corpus_perplexity"] / plain[cell.seed]
+                rows.append({"name": "corpus_perplexity_over_plain", "value": ratio, "unit": "×", **once, **tags})
+        rows += _ratios(spent, target, kind)
+    for cell, told in found.items():
         for each in told["points"]:
             rows.append({"name": "violation_rate", "value": each["rate"], "low": each["low"], "high": each["high"],
                          "n": int(each["n"]), "unit": "", "step": str(int(each["step"])), "minutes": str(each["minutes"]),
-                         **tags})  # fmt: skip
-    for rival in dict.fromkeys(cell.method for cell in found if cell.method != OURS):
+                         "corpus_perplexity": str(each["corpus_perplexity"]), **_tags(cell, target)})  # fmt: skip
+    return rows
+
+
+def _tags(cell: Cell, target: float) -> dict[str, str]:
+    return {"method": cell.method, "way": cell.way, "seed": str(cell.seed), "target": f"{target:g}"}
+
+
+def _ratios(spent: dict[Cell, tuple[dict[str, float], bool]], target: float, kind: str) -> Rows:
+    """Ours over the quickest learning rate of each rival, seed by seed; none where ours is not at the target."""
+    rows: Rows = []
+    for rival in dict.fromkeys(cell.method for cell in spent if cell.method != OURS):
         pairs = []
-        for ours in (cell for cell in found if cell.method == OURS):
-            others = [cell for cell in found if cell.method == rival and cell.seed == ours.seed]
+        for ours in (cell for cell in spent if cell.method == OURS):
+            others = [cell for cell in spent if cell.method == rival and cell.seed == ours.seed]
             if others and spent[ours][1]:
                 pairs.append((ours, min(others, key=lambda cell: (not spent[cell][1], spent[cell][0]["minutes"]))))
         for name, _ in SPENT if pairs else ():
             ratios = [spent[ours][0][name] / max(spent[other][0][name], 1e-9) for ours, other in pairs]
             # Where the rival never got there, it would have taken longer still.
             bound = "exact" if all(spent[other][1] for _, other in pairs) else "at most"
-            rows.append(median_row(f"{name}_over_{rival}", ratios, "×", target=f"{target:g}", bound=bound))
+            rows.append(median_row(f"{name}_over_{rival}", ratios, "×", target=f"{target:g}", kind=kind, bound=bound))
     return rows
 
 
 def table(told: dict[str, Any], path: Path) -> str:
     """What each method had spent, and the ratios."""
     rows = told["rows"]
-    lines = []
-    for way, seed in dict.fromkeys((row["way"], row["seed"]) for row in rows if "way" in row):
-        of = {row["name"]: row for row in rows if (row.get("way"), row.get("seed")) == (way, seed)}
-        minutes, tokens, calls = (of[f"{name}_to_target"] for name, _ in SPENT)
-        rate = [row for row in rows if row["name"] == "violation_rate" and (row["way"], row["seed"]) == (way, seed)][-1]
-        there = "" if minutes["reached"] == "true" else "not reached in "
-        lines.append(
-            [way, seed, f"{there}{minutes['value']:.1f}", f"{tokens['value']:,.0f}", f"{calls['value']:,.0f}",
-             shown(rate, "{:.3f}")]
-        )  # fmt: skip
-    head = [
-        "method, learning rate",
-        "seed",
-        "minutes",
-        "tokens trained on and drawn",
-        "oracle calls",
-        "violations at the end",
-    ]
-    ratios = [
-        [row["name"].replace("_", " "), f"{'≤ ' if row['bound'] == 'at most' else ''}{shown(row, '{:.3f}')}"]
-        for row in rows
-        if "bound" in row
-    ]
-    target = next(row["target"] for row in rows)
-    parts = [
-        made_by(told, path),
-        f"Target: at most {float(target):.0%} of the outputs violate.",
-        markdown_table(head, lines),
-    ]
-    return "\n\n".join([*parts, *([markdown_table(["ours ÷ the rival's", "ratio"], ratios)] if ratios else [])]) + "\n"
+    parts = [made_by(told, path)]
+    target = float(next(row["target"] for row in rows))
+    for kind in dict.fromkeys(row["kind"] for row in rows if "kind" in row):
+        lines = []
+        for way, seed in dict.fromkeys((row["way"], row["seed"]) for row in rows if "way" in row):
+            of = {r["name"]: r for r in rows if (r.get("way"), r.get("seed"), r.get("kind")) == (way, seed, kind)}
+            minutes, tokens, calls = (of[f"{name}_to_target"] for name, _ in SPENT)
+            there = "" if minutes["reached"] == "true" else "not reached in "
+            lines.append(
+                [way, seed, f"{there}{minutes['value']:.1f}", f"{tokens['value']:,.0f}", f"{calls['value']:,.0f}",
+                 shown(of.get("corpus_perplexity_over_plain"))]
+            )  # fmt: skip
+        head = [
+            "method, learning rate",
+            "seed",
+            "minutes",
+            "tokens trained on and drawn",
+            "oracle calls",
+            "corpus perplexity ÷ plain",
+        ]
+        ratios = [
+            [row["name"].replace("_", " "), f"{'≤ ' if row['bound'] == 'at most' else ''}{shown(row, '{:.3f}')}"]
+            for row in rows
+            if "bound" in row and row["kind"] == kind
+        ]
+        parts += [f"To {_KINDS[kind].format(target=target)}:", markdown_table(head, lines)]
+        parts += [markdown_table(["ours ÷ the rival's", "ratio"], ratios)] if ratios else []
+    return "\n\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":

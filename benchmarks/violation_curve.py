@@ -1,7 +1,8 @@
-"""How often a model's outputs violate while it is trained, against what has been spent: measured, and drawn."""
+"""How often a model's outputs violate while it is trained, and what it knows of the corpus, against what has been spent."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,18 +22,32 @@ Point = dict[str, float]
 class Curve:
     """Measures a policy every few steps, on held-out prompts, by the oracle that it is trained against.
 
+    And the perplexity of the held-out rows of the corpus that satisfy the constraints, their prompts given.
+
     Args:
         prompts: how many prompts, one output each.
         every: steps between two measurements.
-        target: at which reinforcement learning may stop.
+        target: violations at which reinforcement learning may stop.
+        forgotten: and the corpus perplexity, over that after the stage before.
     """
 
     def __init__(
-        self, recipe: Recipe, prepared: Prepared, tokenizer: Any, prompts: int, every: int, target: float
+        self,
+        recipe: Recipe,
+        prepared: Prepared,
+        tokenizer: Any,
+        prompts: int,
+        every: int,
+        target: float,
+        forgotten: float,
     ) -> None:
+        from adhere.recipe.inputs import satisfying
+
         self.points: list[Point] = []
-        self._recipe, self._prepared, self._tokenizer, self._target = recipe, prepared, tokenizer, target
+        self._recipe, self._prepared, self._tokenizer = recipe, prepared, tokenizer
+        self._target, self._forgotten = target, forgotten
         self._prompts, self._every = prepared.inputs.heldout_prompts[:prompts], every
+        self._heldout = satisfying(prepared.inputs.heldout, prepared.constraints)
         self._before = self._measuring = 0.0  # seconds: of earlier stages, and of measuring in this one
         self._steps = 0
 
@@ -46,10 +61,10 @@ class Curve:
         self._steps, self._measuring = steps, 0.0
         return _Measuring(self, stops)
 
-    def end_stage(self, trainer: Trainer, seconds: float, *, measure: bool) -> None:
+    def end_stage(self, trainer: Trainer, seconds: float) -> None:
         """Count a stage, and measure what it ended with where its last step was not measured."""
         step = self._steps + int(trainer.state.global_step)
-        if measure and (not self.points or self.points[-1]["step"] != step):
+        if not self.points or self.points[-1]["step"] != step:
             self.measure(trainer.model, int(trainer.state.global_step), seconds)
         self._before += seconds - self._measuring
 
@@ -57,8 +72,12 @@ class Curve:
         return step % self._every == 0
 
     def there(self) -> bool:
-        """The last two measurements are at most the target."""
-        return len(self.points) >= 2 and all(point["rate"] <= self._target for point in self.points[-2:])
+        """The last two measurements of this stage are at the target, with the corpus not forgotten."""
+        before, here = split(self.points, self._steps)
+        return (
+            len(here) >= 2
+            and reached(here[-2:], self._target, self._forgotten * before[-1]["corpus_perplexity"]) is here[-2]
+        )
 
     def measure(self, model: Any, step: int, seconds: float) -> None:
         """Draw and judge outputs.
@@ -70,6 +89,7 @@ class Curve:
         """
         from adhere.costs import Ledger
         from adhere.evaluation.evaluate import inference_model, judged
+        from adhere.evaluation.perplexity import example_perplexity
         from adhere.evaluation.satisfaction import scores_by_prompt, violation_rate
         from adhere.sampling.sampler import TransformersSampler, draw_all
 
@@ -78,6 +98,7 @@ class Curve:
         with inference_model(model) as still:
             sampler = TransformersSampler(still, self._tokenizer, self._recipe.sampling)
             samples = list(draw_all(sampler, self._prompts, seed=self._recipe.seed))
+            corpus = example_perplexity(still, self._heldout)
         oracles = {constraint.name: constraint.oracle for constraint in self._prepared.constraints}
         completions = judged(samples, oracles)
         rates = [violation_rate(scores_by_prompt(completions, name)) for name in oracles]
@@ -92,6 +113,7 @@ class Curve:
                 "low": worst.value if worst.low is None else worst.low,
                 "high": worst.value if worst.high is None else worst.high,
                 "n": float(worst.n),
+                "corpus_perplexity": corpus.value,
             }
         )
         self._measuring += time.perf_counter() - start
@@ -110,12 +132,21 @@ class _Measuring(TrainerCallback):
             control.should_training_stop |= self._stops and self._curve.there()
 
 
-def reached(points: Sequence[Point], target: float) -> Point | None:
-    """The first of two measurements in a row that are at most the target; the last one may stand alone."""
-    for number, point in enumerate(points):
-        if point["rate"] <= target and all(after["rate"] <= target for after in points[number + 1 : number + 2]):
-            return point
-    return None
+def split(points: Sequence[Point], steps: int) -> tuple[list[Point], list[Point]]:
+    """Those of the first so many steps, and those after."""
+    return [p for p in points if p["step"] <= steps], [p for p in points if p["step"] > steps]
+
+
+def reached(points: Sequence[Point], target: float, corpus_perplexity: float = math.inf) -> Point | None:
+    """The first of two measurements in a row that are at most the target; the last one may stand alone.
+
+    Args:
+        points: in order.
+        target: violations.
+        corpus_perplexity: that is allowed.
+    """
+    there = [point["rate"] <= target and point["corpus_perplexity"] <= corpus_perplexity for point in points]
+    return next((point for n, point in enumerate(points) if all(there[n : n + 2])), None)
 
 
 def curve_figure(file: Path, rows: Sequence[dict[str, Any]]) -> None:

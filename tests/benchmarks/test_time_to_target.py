@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 
-def _points(*rates: float) -> list[dict[str, float]]:
+def _points(*rates: float, corpus: float = 100.0) -> list[dict[str, float]]:
     return [
         {
             "step": 5.0 * n,
@@ -20,6 +20,7 @@ def _points(*rates: float) -> list[dict[str, float]]:
             "low": rate,
             "high": rate,
             "n": 50.0,
+            "corpus_perplexity": corpus,
         }
         for n, rate in enumerate(rates, 1)
     ]
@@ -42,33 +43,57 @@ def test_the_target_is_reached_by_two_measurements_in_a_row_or_by_the_last(
     assert (None if point is None else point["step"]) == step
 
 
+def test_a_model_that_has_forgotten_the_corpus_is_not_there(script: Any) -> None:
+    curve = script("violation_curve")
+    points = [*_points(0.05, 0.05, corpus=150.0), *_points(0.05, 0.05, 0.05)[2:]]
+    assert curve.reached(points, 0.1)["step"] == 5 and curve.reached(points, 0.1, 110.0)["step"] == 15
+    assert curve.reached(points, 0.1, 90.0) is None
+
+
+def _compared(bench: Any, cells: dict[Any, list[dict[str, float]]]) -> list[dict[str, Any]]:
+    found = {cell: {"points": points} for cell, points in cells.items()}
+    rows: list[dict[str, Any]] = bench.rows_of(found, 0.1, 1.1, 5)  # 5 steps, one measurement, are on the corpus
+    return rows
+
+
+def _ratios(rows: list[dict[str, Any]], kind: str) -> dict[str, tuple[float, str]]:
+    return {row["name"]: (row["value"], row["bound"]) for row in rows if "bound" in row and row["kind"] == kind}
+
+
 def test_ours_is_compared_with_the_quickest_learning_rate_of_each_rival(script: Any, tmp_path: Path) -> None:
     bench = script("time_to_target")
-    cells = {
-        bench.Cell("constrained", None, 0): _points(
-            0.05, 0.05, 0.08
-        ),  # early points do not count: the corpus is not learned yet
-        bench.Cell("rloo", 1e-5, 0): _points(0.4, 0.4, 0.4, 0.4),
-        bench.Cell("rloo", 3e-5, 0): _points(0.4, 0.4, 0.4, 0.4, 0.4, 0.1),
-        bench.Cell("grpo", 1e-5, 0): _points(0.4, 0.4, 0.4, 0.4),
-    }
-    rows = bench.rows_of({cell: {"points": points} for cell, points in cells.items()}, 0.1)
-    value = {row["name"]: row for row in rows if "_over_" in row["name"]}
-    assert value["minutes_over_rloo"]["value"] == 3 / 6 and value["minutes_over_rloo"]["bound"] == "exact"
-    assert value["tokens_over_grpo"]["value"] == 3 / 4 and value["tokens_over_grpo"]["bound"] == "at most"
+    rows = _compared(
+        bench,
+        {
+            bench.Cell("constrained", None, 0): _points(0.05, 0.05, 0.08),  # its early points do not count
+            bench.Cell("rloo", 1e-5, 0): _points(0.05, 0.4, 0.4, 0.4),  # what it has not begun yet does not, either
+            bench.Cell("rloo", 3e-5, 0): _points(0.4, 0.4, 0.4, 0.4, 0.4, 0.1),
+            bench.Cell("rloo", 1e-4, 0): [*_points(0.4), *_points(0.4, 0.1, 0.1, 0.1, corpus=150.0)[1:]],  # forgot it
+            bench.Cell("grpo", 1e-5, 0): _points(0.4, 0.4, 0.4, 0.4),
+        },
+    )
+    with_corpus, alone = _ratios(rows, "with the corpus"), _ratios(rows, "violations alone")
+    assert with_corpus["minutes_over_rloo"] == (3 / 6, "exact") and with_corpus["tokens_over_grpo"] == (
+        3 / 4,
+        "at most",
+    )
+    assert alone["minutes_over_rloo"] == (3 / 2, "exact")
     told = {"rows": rows, "machine": {"cpu": "c", "cores": 1}, "command": "x", "date": "2026-01-01"}
     table = bench.table(told, tmp_path / "r.json")
     assert "| rloo, 1e-05 | 0 | not reached in 4.0 |" in table and "| minutes over grpo | ≤ 0.750 |" in table
+    assert "| rloo, 0.0001 | 0 | not reached in 4.0 | 400 | 40 | 1.50 |" in table
+    assert "| rloo, 0.0001 | 0 | 2.0 | 200 | 20 | 1.50 |" in table
     script("violation_curve").curve_figure(tmp_path / "figure.html", rows)
     assert "rloo, 3e-05, seed 0" in (tmp_path / "figure.html").read_text(encoding="utf-8")
 
 
 def test_where_ours_has_not_reached_it_there_is_no_ratio(script: Any) -> None:
     bench = script("time_to_target")
-    cells = {bench.Cell("constrained", None, 0): _points(0.05, 0.3), bench.Cell("rloo", 1e-5, 0): _points(0.1)}
-    assert not [
-        row for row in bench.rows_of({c: {"points": p} for c, p in cells.items()}, 0.1) if "_over_" in row["name"]
-    ]
+    for ours in (_points(0.05, 0.3), _points(0.05, 0.05, corpus=150.0)):
+        rows = _compared(
+            bench, {bench.Cell("constrained", None, 0): ours, bench.Cell("rloo", 1e-5, 0): _points(0.4, 0.1)}
+        )
+        assert not _ratios(rows, "with the corpus")
 
 
 def test_each_method_is_trained_measured_and_not_run_again(
