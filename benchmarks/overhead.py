@@ -54,17 +54,19 @@ class Variant:
 
 
 PLAIN, TRL, CONSTRAINED = Variant("plain", "plain"), Variant("trl", "trl"), Variant("constrained", "constrained")
+THREE = Variant("constrained, three iterations", "constrained", ("guidance.iterations=3",))
 PLAIN_PINNED = Variant("plain, one core", "plain", cores=1)
 PARALLEL = Variant(
     "constrained, parallel",
     "constrained",
-    ("guidance.schedule=parallel", "guidance.worker_threads=1"),
+    ("guidance.schedule=parallel", "guidance.worker_threads=1", "guidance.iterations=3"),
     1,
     worker_cores=1,
 )
-VARIANTS = (PLAIN, TRL, CONSTRAINED, PLAIN_PINNED, PARALLEL)
+VARIANTS = (PLAIN, TRL, CONSTRAINED, THREE, PLAIN_PINNED, PARALLEL)
 RATIOS = (
     ("constrained_over_plain_one_device", CONSTRAINED, PLAIN),
+    ("three_iterations_over_plain_one_device", THREE, PLAIN),
     ("constrained_over_plain_second_device", PARALLEL, PLAIN_PINNED),
     ("constrained_over_trl_one_device", CONSTRAINED, TRL),
     ("trl_over_plain_one_device", TRL, PLAIN),

@@ -43,8 +43,8 @@ class Method:
 
 
 # Every method has the demo's corpus and number of steps; `paper_tuning.py` has what else was tried.
-REFRESHES = ("guidance.samples=128", "nado_fit.epochs=4")
-"""Of every method, half of what ships: they were the defaults while the first cells were made."""
+REFRESHES = ("guidance.iterations=3", "guidance.samples=128", "nado_fit.epochs=4")
+"""Of every method: they were the defaults while the first cells were made."""
 
 CONSTRAINED = ("method=constrained",)
 ADAPTIVE = (

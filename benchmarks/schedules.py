@@ -35,7 +35,9 @@ from result_files import (
 
 BENCHMARK = "schedules"
 SCHEDULES = ("sequential", "parallel")
-VARIANTS = tuple(defaults.Variant("schedule", name, (f"guidance.schedule={name}",)) for name in SCHEDULES)
+VARIANTS = tuple(
+    defaults.Variant("schedule", name, (*defaults.THREE, f"guidance.schedule={name}")) for name in SCHEDULES
+)
 KILLED = defaults.Variant("schedule", "parallel, worker killed", VARIANTS[1].settings)
 COMPARED = ("violation_rate", "judge_violation_rate", "clean_perplexity", "corpus_perplexity")
 

@@ -39,9 +39,9 @@ def _run(script: Any, tmp_path: Path, *words: str, clock: Clock | None = None) -
 def test_runs_come_in_turn_and_a_ratio_is_taken_within_a_turn(script: Any, tmp_path: Path) -> None:
     told, clock = _run(script, tmp_path, "--steps", "8", "--turns", "3", "--warmup", "2")
     ways = [Path(job["result"]).stem.rpartition(".")[::2] for job in clock.jobs]
-    assert [turn for _, turn in ways] == ["warm-up"] * 5 + ["0"] * 5 + ["1"] * 5 + ["2"] * 5
+    assert [turn for _, turn in ways] == ["warm-up"] * 6 + ["0"] * 6 + ["1"] * 6 + ["2"] * 6
     names = [name for name, _ in ways]
-    assert names[5:10] == names[15:20] == names[10:15][::-1]
+    assert names[6:12] == names[18:24] == names[12:18][::-1]
     ratio = next(row for row in told["rows"] if row["name"] == "constrained_over_plain_one_device")
     assert ratio["value"] == ratio["low"] == ratio["high"] == pytest.approx(1.1) and ratio["n"] == 3
     plain = next(row for row in told["rows"] if row["name"] == "seconds" and row["method"] == "plain")
@@ -51,7 +51,7 @@ def test_runs_come_in_turn_and_a_ratio_is_taken_within_a_turn(script: Any, tmp_p
 def test_what_was_run_is_not_run_again_and_rows_of_other_lengths_stay(script: Any, tmp_path: Path) -> None:
     _, first = _run(script, tmp_path, "--steps", "8", "--turns", "1", "--warmup", "0")
     told, again = _run(script, tmp_path, "--steps", "8", "--turns", "2", "--warmup", "0")
-    assert len(first.jobs) == len(again.jobs) == 5
+    assert len(first.jobs) == len(again.jobs) == 6
     told, _ = _run(script, tmp_path, "--steps", "4", "--turns", "1", "--warmup", "0")
     assert {row["steps"] for row in told["rows"]} == {"4", "8"}
 

@@ -47,7 +47,10 @@ def test_trainer_and_worker_have_a_core_each_and_a_ratio_is_taken_within_a_turn(
     assert idle["sequential"] == pytest.approx(0.4) and idle["parallel"] == pytest.approx(1 / 7)
 
 
-def test_the_table_has_the_runs_that_were_asked_for_and_their_ratio(script: Any, tmp_path: Path) -> None:
+def test_the_table_has_the_runs_that_were_asked_for_and_their_ratio(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {3, 5})
     words = ["--work", str(tmp_path / "work"), "--results", str(tmp_path), "--turns", "1"]
     script("overlap").main([*words, "--only", "sequential", "parallel", "--samples", "48"], _pretend)
     document = tmp_path / "parallel.md"

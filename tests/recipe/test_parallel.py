@@ -14,7 +14,7 @@ from adhere.errors import RecipeError, RunFolderError
 from adhere.recipe.check import check_recipe
 from adhere.recipe.folder import begin, check_folder
 from adhere.recipe.load import parse_recipe
-from adhere.recipe.overlap import elsewhere, overlapped_seconds
+from adhere.recipe.overlap import elsewhere, nothing_meanwhile, overlapped_seconds
 from adhere.recipe.schema import Recipe
 from adhere.recipe.train import train_recipe
 from adhere.recipe.workload import refreshes
@@ -37,6 +37,21 @@ def test_the_plan_says_when_and_where_guidance_is_made_and_counts_one_less(make_
     assert dict(alone.lines())["guidance"] == "made 2 times, by a worker process"
 
 
+@pytest.mark.parametrize(
+    ("iterations", "said"), [(None, "with 1 iteration guidance"), (2, "with 2 iterations guidance")]
+)
+def test_a_run_with_nothing_to_make_meanwhile_is_told_of(
+    make_recipe: MakeRecipe, iterations: int | None, said: str
+) -> None:
+    recipe = make_recipe(guidance={"schedule": "parallel", "iterations": iterations})
+    (warning,) = nothing_meanwhile(recipe, steps=200)
+    assert said in warning and "set guidance.iterations to 3 or more" in warning
+    assert warning in check_recipe(recipe).warnings
+    assert nothing_meanwhile(make_recipe(guidance=PARALLEL), steps=200) == []
+    assert nothing_meanwhile(make_recipe(guidance={"schedule": "parallel", "iterations": None}), steps=900) == []
+    assert nothing_meanwhile(make_recipe(guidance={"iterations": 1}), steps=200) == []
+
+
 def test_a_worker_needs_memory_and_disk_of_its_own(make_recipe: MakeRecipe) -> None:
     here, there = (check_recipe(make_recipe(guidance={**PARALLEL, "executor": e})) for e in ("in-process", "worker"))
     assert there.memory_gib > here.memory_gib and there.disk_gib > here.disk_gib
@@ -44,10 +59,10 @@ def test_a_worker_needs_memory_and_disk_of_its_own(make_recipe: MakeRecipe) -> N
 
 def test_only_a_device_of_its_own_saves_time_by_the_plan(make_recipe: MakeRecipe) -> None:
     shared, own = (make_recipe(guidance={**PARALLEL, "worker_device": device}) for device in ("cpu", "cuda:0"))
-    assert refreshes(own) == 3 and elsewhere(own) and not elsewhere(shared)
-    assert overlapped_seconds(shared, training=40.0, making=15.0) == 0
-    assert overlapped_seconds(own, training=40.0, making=15.0) == 2 * 5.0  # the first is waited for
-    assert overlapped_seconds(own, training=8.0, making=15.0) == 2 * 2.0  # no more than training lasts
+    assert refreshes(own, 40) == 3 and elsewhere(own) and not elsewhere(shared)
+    assert overlapped_seconds(shared, 40, training=40.0, making=15.0) == 0
+    assert overlapped_seconds(own, 40, training=40.0, making=15.0) == 2 * 5.0  # the first is waited for
+    assert overlapped_seconds(own, 40, training=8.0, making=15.0) == 2 * 2.0  # no more than training lasts
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,14 @@ from adhere.models.nado_config import NadoConfig
 from adhere.sampling.sampler import SamplingConfig
 from adhere.sampling.sampler_config import SamplerConfig
 from adhere.training.config import ConstrainedConfig
-from adhere.training.method_config import Anchor, MethodConfig, Positions, ScheduleName, ViolatingRows
+from adhere.training.method_config import Anchor, MethodConfig, Positions, ScheduleName, ViolatingRows, iterations_in
 
 MakeConfig = Callable[..., ConstrainedConfig]
+
+
+@pytest.mark.parametrize(("steps", "iterations"), [(1, 1), (75, 1), (300, 1), (449, 1), (451, 2), (600, 2), (3000, 10)])
+def test_a_run_that_leaves_them_open_has_an_iteration_for_every_300_steps(steps: int, iterations: int) -> None:
+    assert iterations_in(steps) == iterations and iterations_in(steps, 7) == 7
 
 
 def test_defaults_are_those_of_the_recipe(tmp_path: Path) -> None:

@@ -243,6 +243,15 @@ def test_samples_and_labels_are_on_disk_before_the_iterations_first_step(make_tr
     assert found == {0: before, 1: before, 2: after, 3: after}
 
 
+def test_a_trainer_that_is_told_no_number_of_iterations_counts_its_steps(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(iterations=None, max_steps=2)
+    trainer.train()
+    store = SampleStore(trainer.run_folder)
+    assert trainer.starts() == [0] and store.complete("samples", 0) and not store.complete("samples", 1)
+    trainer.state.max_steps = 900
+    assert trainer.starts() == [0, 300, 600]
+
+
 def test_more_iterations_than_steps_are_refused_before_anything_is_labelled(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(iterations=5, max_steps=4)
     with pytest.raises(RecipeError, match=r"between 1 and the number of training steps \(4\), got 5"):

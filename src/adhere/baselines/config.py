@@ -39,7 +39,7 @@ class PreferenceConfig(BaseModel):
         None,
         ge=2,
         description="outputs drawn to make pairs of; without it as many as the constrained method draws, "
-        "guidance.samples in each of guidance.iterations",
+        "guidance.samples in each of its iterations",
     )
     samples_per_prompt: int = Field(
         4, ge=2, description="of them for each prompt: those that satisfy are paired with those that violate"

@@ -14,6 +14,7 @@ from adhere.guidance.config import RefreshConfig
 from adhere.guidance.constraint import Constraint
 from adhere.models.policy import Policy
 from adhere.recipe.check import Prepared
+from adhere.recipe.plan import training_steps
 from adhere.recipe.progress import Progress
 from adhere.recipe.schema import Recipe
 from adhere.recipe.training_log import EventsTold
@@ -36,7 +37,9 @@ def preference_pairs(recipe: Recipe, prepared: Prepared, policy: Policy, step: i
     constraints = on_whole_outputs(prepared.constraints)
     missing = recipe.guidance.max_without_verdict
     refresh = RefreshConfig(
-        samples=pair_samples(recipe), samples_per_prompt=config.samples_per_prompt, max_without_verdict=missing
+        samples=pair_samples(recipe, training_steps(recipe, len(rows))),
+        samples_per_prompt=config.samples_per_prompt,
+        max_without_verdict=missing,
     )
     with Ledger(recipe.output_dir).timed("pairs"):
         labelled = _rollouts(recipe, prepared, policy, step, constraints, refresh, "pairs", progress).labelled()
@@ -63,7 +66,7 @@ def fit_guidance(recipe: Recipe, prepared: Prepared, policy: Policy, step: int, 
     Raises:
         GuidanceError: nothing tells good from bad. OracleError, RunFolderError: as a refresh of guidance.
     """
-    drawn = {"samples": guidance_samples(recipe)}
+    drawn = {"samples": guidance_samples(recipe, training_steps(recipe, len(prepared.inputs.rows)))}
     refresh = RefreshConfig(**(recipe.guidance.model_dump(include=set(RefreshConfig.model_fields)) | drawn))
     with Ledger(recipe.output_dir).timed("guidance"):
         rows, missing = prepared.inputs.rows, refresh.max_without_verdict

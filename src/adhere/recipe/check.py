@@ -17,7 +17,7 @@ from adhere.oracles.base import Oracle, judge
 from adhere.recipe.arguments import arguments_for
 from adhere.recipe.folder import check_folder
 from adhere.recipe.inputs import Inputs, build_constraints, build_judges, clean_texts, read_inputs
-from adhere.recipe.overlap import goes_on_otherwise
+from adhere.recipe.overlap import goes_on_otherwise, nothing_meanwhile
 from adhere.recipe.plan import Plan, disk_needed, make_plan, training_steps
 from adhere.recipe.schema import Recipe
 from adhere.recipe.service_costs import service_costs
@@ -25,6 +25,7 @@ from adhere.recipe.stages import stages_of
 from adhere.sampling.backend import check_backend
 from adhere.sampling.sampler import TransformersSampler, draw_all
 from adhere.training.domains import check_domains, domains_of
+from adhere.training.method_config import iterations_in
 
 ROWS_JUDGED = 64
 """Corpus rows on which every oracle is tried; more where all of these got the same score."""
@@ -102,7 +103,7 @@ def prepare(recipe: Recipe, policy: Callable[[], Policy], *, resume: bool = Fals
     inputs = read_inputs(recipe, model.tokenizer, model.context_length)
     steps = training_steps(recipe, len(inputs.rows))
     stages_of(recipe, len(inputs.rows))
-    if recipe.method == "constrained" and recipe.guidance.iterations > steps:
+    if recipe.method == "constrained" and iterations_in(steps, recipe.guidance.iterations) > steps:
         raise RecipeError(
             f"guidance.iterations is {recipe.guidance.iterations}, and the run has only {steps} steps "
             "(training.max_steps, training.epochs): every iteration trains at least one step"
@@ -113,6 +114,7 @@ def prepare(recipe: Recipe, policy: Callable[[], Policy], *, resume: bool = Fals
         prompted = {prompt.domain for prompt in inputs.prompts}
         check_domains(recipe.domains, constraints, domains_of(inputs.rows), prompted)
     warnings = [*(goes_on_otherwise(recipe) if resume else ()), *inputs.warnings]
+    warnings += nothing_meanwhile(recipe, steps)
     warnings += [f"{number:,} corpus rows left out: {reason}" for reason, number in inputs.corpus.skipped.items()]
     for oracle in judges.values():
         _scores(oracle, inputs, ROWS_JUDGED)

@@ -109,7 +109,7 @@ def constrained_costs(
     mean = sum(lengths) / len(lengths)
     visited = steps * batch * (2 if recipe.guidance.positions != "corpus" else 1)
     tokens, weights, small = visited * mean, float(model.parameters), float(nado_weights(recipe.nado, model.width))
-    constraints, refreshed = len(recipe.constraints), refreshes(recipe)
+    constraints, refreshed = len(recipe.constraints), refreshes(recipe, steps)
     anchors = recipe.guidance.anchor != "live"
     kept = recipe.guidance.positions == "corpus" and not anchors and visited >= len(lengths)
     frozen = (len(lengths) * mean if kept else tokens) + anchors * tokens
@@ -120,7 +120,7 @@ def constrained_costs(
     sequences = (recipe.guidance.samples + min(recipe.nado_fit.corpus_rows, len(lengths))) * refreshed
     fitted = sequences * mean
     # What is drawn to measure satisfaction is not read. The policy reads the sequences that consistency is asked of.
-    read = (recipe.nado.shape != "own") * guidance_samples(recipe) * (mean + recipe.sampling.max_new_tokens)
+    read = (recipe.nado.shape != "own") * guidance_samples(recipe, steps) * (mean + recipe.sampling.max_new_tokens)
     asked = (recipe.nado_fit.consistency_weight > 0) * recipe.nado_fit.consistency_positions / ASKED_OF_A_SEQUENCE
     read += min(asked * refreshed, sequences) * mean
     decoded, batches = drawn * recipe.sampling.max_new_tokens, -(-drawn // recipe.sampling.batch_size)

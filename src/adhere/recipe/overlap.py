@@ -6,11 +6,12 @@ from adhere.recipe.arguments import training_device
 from adhere.recipe.folder import RECIPE, saved_recipe
 from adhere.recipe.schema import Recipe
 from adhere.recipe.workload import refreshes
+from adhere.training.method_config import iterations_in
 
 
-def how_refreshed(recipe: Recipe) -> str:
+def how_refreshed(recipe: Recipe, steps: int) -> str:
     """When and where guidance is made, in words; empty where that is as always."""
-    guidance, count = recipe.guidance, refreshes(recipe)
+    guidance, count = recipe.guidance, refreshes(recipe, steps)
     where = guidance.where(guidance.schedule)
     if recipe.method != "constrained" or (guidance.schedule == "sequential" and where == "in-process"):
         return ""
@@ -23,20 +24,33 @@ def how_refreshed(recipe: Recipe) -> str:
     return f"made {count} time{'s' if count > 1 else ''}{meanwhile}, {by}{on}{shared if where == 'worker' else ''}"
 
 
-def overlapped_seconds(recipe: Recipe, training: float, making: float) -> float:
+def nothing_meanwhile(recipe: Recipe, steps: int) -> list[str]:
+    """A warning where guidance was to be made during training, and a run of so many steps makes it but once, before."""
+    guidance = recipe.guidance
+    if recipe.method != "constrained" or guidance.schedule != "parallel" or refreshes(recipe, steps) > 1:
+        return []
+    iterations = iterations_in(steps, guidance.iterations)
+    return [
+        f"guidance.schedule is parallel, but with {iterations} iteration{'s' if iterations > 1 else ''} guidance is made once, "
+        "before the first step, and nothing meanwhile: set guidance.iterations to 3 or more"
+    ]
+
+
+def overlapped_seconds(recipe: Recipe, steps: int, training: float, making: float) -> float:
     """Of the seconds in which guidance is made, those in which another device makes it while the model is trained.
 
     On one device both take turns: the sum stays what it is. What an oracle takes to answer is not counted at all.
 
     Args:
+        steps: of the run.
         training: seconds of all training steps.
         making: seconds in which all guidance is made.
     """
     guidance = recipe.guidance
     if guidance.schedule == "sequential" or not elsewhere(recipe):
         return 0.0
-    count = refreshes(recipe)
-    return (count - 1) * min(making / count, training / guidance.iterations)
+    count, iterations = refreshes(recipe, steps), iterations_in(steps, guidance.iterations)
+    return (count - 1) * min(making / count, training / iterations)
 
 
 def elsewhere(recipe: Recipe) -> bool:

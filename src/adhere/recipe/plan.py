@@ -26,7 +26,7 @@ from adhere.recipe.inputs import Inputs
 from adhere.recipe.overlap import elsewhere, how_refreshed, overlapped_seconds
 from adhere.recipe.schema import Recipe
 from adhere.recipe.workload import AFTER_SFT, guidance_samples, workload
-from adhere.training.method_config import AT_THE_END, measured_every
+from adhere.training.method_config import AT_THE_END, iterations_in, measured_every
 
 _GIB = 2**30
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 4}
@@ -119,7 +119,7 @@ def make_plan(recipe: Recipe, model: ModelOutline, inputs: Inputs, free: int, wa
     work = workload(recipe, steps, mean_length, sum(inputs.rows["prompt_length"]) / len(lengths))
     tokens = round(work.trained_tokens)
     constrained = recipe.method == "constrained"
-    refreshed = guidance_samples(recipe) if constrained else 0
+    refreshed = guidance_samples(recipe, steps) if constrained else 0
     samples = refreshed + (measured_outputs(recipe, steps) if constrained else work.drawn)
     evaluated = len(inputs.heldout_prompts) * recipe.evaluation.samples_per_prompt
     dtype = torch.bfloat16 if trains_in_bf16(recipe) else torch.float32
@@ -131,7 +131,7 @@ def make_plan(recipe: Recipe, model: ModelOutline, inputs: Inputs, free: int, wa
     if constrained:
         costs = constrained_costs(recipe, model, machine, lengths, steps, samples)
         step, making = costs.seconds("1", "k", "x"), costs.seconds("ρg", "a", "o")
-        training, cost = step + making - overlapped_seconds(recipe, step, making), costs.sentence()
+        training, cost = step + making - overlapped_seconds(recipe, steps, step, making), costs.sentence()
     else:
         micro_steps = steps * recipe.training.gradient_accumulation_steps
         training, cost = plain_part(model, machine, tokens, steps, micro_steps).seconds, ""
@@ -154,26 +154,32 @@ def make_plan(recipe: Recipe, model: ModelOutline, inputs: Inputs, free: int, wa
         training_minutes=training / 60 / ranks.launched(),
         evaluation_minutes=evaluation / 60,
         memory_gib=memory_needed(recipe, model, max(lengths)) / _GIB,
-        disk_gib=disk_needed(recipe, model) / _GIB,
+        disk_gib=disk_needed(recipe, model, steps) / _GIB,
         free_gib=free / _GIB,
         output_dir=recipe.output_dir,
         warnings=tuple(warnings),
         processes=ranks.launched(),
-        refreshed=how_refreshed(recipe),
+        refreshed=how_refreshed(recipe, steps),
         cost=cost,
     )
 
 
-def disk_needed(recipe: Recipe, model: ModelOutline) -> int:
-    """Bytes of checkpoints (one more than are kept, while one is written), final model, guidance and samples."""
+def disk_needed(recipe: Recipe, model: ModelOutline, steps: int | None = None) -> int:
+    """Bytes of checkpoints (one more than are kept, while one is written), final model, guidance and samples.
+
+    Args:
+        steps: of the run, where the recipe leaves them to the corpus.
+    """
     saved = model.trainable if recipe.model.lora else model.parameters
     checkpoint = saved * _BYTES[recipe.model.dtype] + model.trainable * 2 * _BYTES[recipe.model.dtype]
-    guidance = recipe.guidance.iterations * len(recipe.constraints) * nado_weights(recipe.nado, model.width) * 12
-    steps = recipe.training.max_steps or 0  # without it the default is a fixed number of measurements
-    samples = (recipe.guidance.iterations * recipe.guidance.samples + measured_outputs(recipe, steps)) * 4096
+    # Without steps the default is a fixed number of measurements.
+    steps = recipe.training.max_steps or steps or 0
+    iterations = iterations_in(steps, recipe.guidance.iterations)
+    guidance = iterations * len(recipe.constraints) * nado_weights(recipe.nado, model.width) * 12
+    samples = (iterations * recipe.guidance.samples + measured_outputs(recipe, steps)) * 4096
     constrained = guidance + samples if recipe.method in ("constrained", "guided-decoding") else 0
     before = saved * _BYTES[recipe.model.dtype] if recipe.method in AFTER_SFT else 0  # the model of the stage before
-    anchors = recipe.guidance.iterations * saved * 4 if recipe.guidance.anchor == "iteration" else 0
+    anchors = iterations * saved * 4 if recipe.guidance.anchor == "iteration" else 0
     if recipe.method == "constrained" and recipe.guidance.where(recipe.guidance.schedule) != "in-process":
         anchors += 2 * saved * 4  # the snapshot that guidance is made from, and the one before in a checkpoint
     return (recipe.training.save_total_limit + 1) * checkpoint + saved * 4 + constrained + anchors + before

@@ -186,9 +186,10 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _iterations_fit(self) -> Recipe:
         steps = self.training.max_steps
-        if self.method == "constrained" and steps is not None and self.guidance.iterations > steps:
+        iterations = self.guidance.iterations
+        if self.method == "constrained" and steps is not None and iterations is not None and iterations > steps:
             raise ValueError(
-                f"guidance.iterations ({self.guidance.iterations}) must be at most training.max_steps ({steps}): every "
+                f"guidance.iterations ({iterations}) must be at most training.max_steps ({steps}): every "
                 "iteration trains at least one step"
             )
         return self

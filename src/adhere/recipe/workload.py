@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from adhere import ranks
 from adhere.recipe.schema import Recipe
+from adhere.training.method_config import iterations_in
 
 AFTER_SFT = ("rloo", "grpo", "dpo")
 """Methods that begin with a model that was fine-tuned on the corpus."""
@@ -30,7 +31,7 @@ def workload(recipe: Recipe, steps: int, row_length: float, prompt_length: float
     batch = recipe.training.batch_size * recipe.training.gradient_accumulation_steps * ranks.launched()
     output_length = prompt_length + recipe.sampling.max_new_tokens
     if recipe.method == "guided-decoding":
-        drawn = guidance_samples(recipe)
+        drawn = guidance_samples(recipe, steps)
         return Workload(steps * batch * row_length, 2 * (drawn + recipe.nado_fit.corpus_rows) * row_length, drawn)
     if recipe.method not in AFTER_SFT:
         return Workload(steps * batch * row_length)
@@ -38,7 +39,7 @@ def workload(recipe: Recipe, steps: int, row_length: float, prompt_length: float
     own, corpus = steps - first, first * batch * row_length
     if recipe.method == "dpo":
         pairs = own * batch * 2 * output_length
-        return Workload(corpus + pairs, pairs, pair_samples(recipe))
+        return Workload(corpus + pairs, pairs, pair_samples(recipe, steps))
     reinforcement = recipe.baselines.reinforcement
     drawn = own * reinforcement.prompts_per_step * reinforcement.generations
     passes = 1 + (reinforcement.beta > 0)  # of the policy that drew them, and of the model it is held near
@@ -51,17 +52,17 @@ def corpus_steps(recipe: Recipe, steps: int) -> int:
     return 0 if share == 0 else max(1, round(share * steps))
 
 
-def guidance_samples(recipe: Recipe) -> int:
-    """Outputs that the constrained method draws for guidance in all its iterations."""
-    return recipe.guidance.samples * refreshes(recipe)
+def guidance_samples(recipe: Recipe, steps: int) -> int:
+    """Outputs that the constrained method draws for guidance in all iterations of a run of so many steps."""
+    return recipe.guidance.samples * refreshes(recipe, steps)
 
 
-def refreshes(recipe: Recipe) -> int:
+def refreshes(recipe: Recipe, steps: int) -> int:
     """How often the constrained method makes guidance: in parallel not for the last iteration, which nothing comes after."""
-    iterations = recipe.guidance.iterations
+    iterations = iterations_in(steps, recipe.guidance.iterations)
     return max(1, iterations - 1) if recipe.guidance.schedule == "parallel" else iterations
 
 
-def pair_samples(recipe: Recipe) -> int:
-    """Outputs that dpo draws to make pairs of."""
-    return recipe.baselines.preference.samples or guidance_samples(recipe)
+def pair_samples(recipe: Recipe, steps: int) -> int:
+    """Outputs that dpo draws to make pairs of, in a run of so many steps."""
+    return recipe.baselines.preference.samples or guidance_samples(recipe, steps)

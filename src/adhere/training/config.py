@@ -42,7 +42,7 @@ class ConstrainedConfig(TrainingArguments):
     refresh_timeout: float = _choice("refresh_timeout", ExecutionConfig)
     max_failures: int = _choice("max_failures", ExecutionConfig)
     ray: RayConfig = field(default_factory=RayConfig, metadata={"help": "which Ray cluster, and how much of it"})
-    iterations: int = _choice("iterations")
+    iterations: int | None = _choice("iterations")
     anchor: str = _choice("anchor")
     positions: str = _choice("positions")
     violating_rows: str = _choice("violating_rows")
@@ -78,7 +78,7 @@ class ConstrainedConfig(TrainingArguments):
         check_fused_head(self.fused_head, self.device.type)
         if self.push_to_hub:
             raise RecipeError(f"push_to_hub: {NO_UPLOAD}")
-        if self.iterations < 1:
+        if self.iterations is not None and self.iterations < 1:
             raise RecipeError(f"iterations must be at least 1, got {self.iterations}")
         if self.prefix_weight_clip < 1:
             raise RecipeError(f"prefix_weight_clip must be at least 1, got {self.prefix_weight_clip}")

@@ -12,6 +12,9 @@ ViolatingRows = Literal["learn", "tilt", "leave"]
 ScheduleName = Literal["sequential", "parallel"]
 
 
+STEPS_AN_ITERATION = 300
+"""A run without `iterations` has one for about so many optimiser steps: docs/defaults.md says why."""
+
 MEASUREMENTS = 16
 """A run without `measure_every` is measured about so often."""
 
@@ -51,7 +54,11 @@ class MethodConfig(BaseModel):
         description="when guidance is refreshed: sequential (training waits for it), or parallel (training goes on meanwhile, "
         "with guidance that is one iteration old)",
     )
-    iterations: int = Field(3, ge=1, description="how often guidance is refreshed during the run")
+    iterations: int | None = Field(
+        None,
+        ge=1,
+        description=f"how often guidance is refreshed during the run; without it once for every {STEPS_AN_ITERATION} steps",
+    )
     anchor: Anchor = Field(
         "live",
         description="which p the target q* is built on: live (the policy now), iteration (as it stood when the "
@@ -84,6 +91,11 @@ class MethodConfig(BaseModel):
     measure_samples: int = Field(
         256, ge=2, description="outputs drawn for each of these; four times as many for the verdict at the end"
     )
+
+
+def iterations_in(steps: int, iterations: int | None = None) -> int:
+    """Iterations of a run of so many steps: those asked for, or what a run that leaves `iterations` open has."""
+    return iterations or max(1, round(steps / STEPS_AN_ITERATION))
 
 
 def measured_every(steps: int) -> int:

@@ -39,6 +39,7 @@ from adhere.training.domains import Domains
 from adhere.training.drop_in import DropIn
 from adhere.training.frozen_passes import corpus_features, iteration_anchor, read_frozen
 from adhere.training.loss import Batch, loss_sums
+from adhere.training.method_config import iterations_in
 from adhere.training.policy_pass import PolicyPass
 from adhere.training.processes import check_processes, join_processes, placed, shares
 from adhere.training.progress_log import ProgressLog
@@ -153,7 +154,8 @@ class ConstrainedTrainer(DropIn):
             RecipeError: more iterations than steps.
         """
         try:
-            return boundaries(self.state.max_steps, self.config.iterations)
+            steps = self.state.max_steps
+            return boundaries(steps, iterations_in(steps, self.config.iterations))
         except ValueError as error:
             raise RecipeError(str(error)) from error
 
