@@ -12,6 +12,7 @@ fine-tuning pinned to one core.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str] | None = None, measure: Measure | None = None)
         for variant in variants if turn % 2 == 0 else variants[::-1]:
             told = _told(options, variant, str(turn), options.steps, measure or in_own_process)
             print(f"{variant.name}, turn {turn}: {told['seconds']:.1f} s", file=sys.stderr, flush=True)
-    write_results(path, BENCHMARK, _kept(path, options.steps) + rows_of(options, variants))
+    write_results(path, BENCHMARK, _kept(path, options.steps) + rows_of(options))
     print(path)
 
 
@@ -134,6 +135,12 @@ def _told(options: argparse.Namespace, variant: Variant, turn: str, steps: int, 
     return found
 
 
+def _finished(options: argparse.Namespace, variant: Variant) -> list[Told]:
+    """The runs of a kind, turn by turn, up to the first that is not there."""
+    results = (_result(options, variant, str(turn), options.steps) for turn in itertools.count())
+    return [json.loads(result.read_text(encoding="utf-8")) for result in itertools.takewhile(Path.exists, results)]
+
+
 def _fewer(steps: int) -> list[str]:
     """A run shorter than its iterations (the warm-up) has one of them."""
     return ["guidance.iterations=1"] if steps <= 3 else []
@@ -167,12 +174,9 @@ def _kept(path: Path, steps: int) -> Rows:
     return [row for row in read_results(path)["rows"] if row["steps"] != str(steps)]
 
 
-def rows_of(options: argparse.Namespace, variants: Sequence[Variant]) -> Rows:
-    """Ratios within each turn, and the runs themselves."""
-    told = {
-        variant: [_told(options, variant, str(turn), options.steps, in_own_process) for turn in range(options.turns)]
-        for variant in variants
-    }
+def rows_of(options: argparse.Namespace) -> Rows:
+    """Ratios within each turn, and the runs themselves: all that have finished with so many steps."""
+    told = {variant: runs for variant in VARIANTS if (runs := _finished(options, variant))}
     seconds = {variant: [run["seconds"] for run in runs] for variant, runs in told.items()}
     tags = {"steps": str(options.steps)}
     rows = [

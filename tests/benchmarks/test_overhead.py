@@ -56,6 +56,19 @@ def test_what_was_run_is_not_run_again_and_rows_of_other_lengths_stay(script: An
     assert {row["steps"] for row in told["rows"]} == {"4", "8"}
 
 
+def test_kinds_that_were_run_before_stay_and_are_compared_as_far_as_both_went(script: Any, tmp_path: Path) -> None:
+    words = ["--steps", "8", "--warmup", "0"]
+    _run(script, tmp_path, *words, "--turns", "2", "--only", "plain")
+    told, clock = _run(script, tmp_path, *words, "--turns", "1", "--only", "constrained")
+    assert [job["how"] for job in clock.jobs] == ["constrained"]
+    assert {row["method"]: row["n"] for row in told["rows"] if row["name"] == "seconds"} == {
+        "plain": 2,
+        "constrained": 1,
+    }
+    (ratio,) = [row for row in told["rows"] if "_over_" in row["name"]]
+    assert ratio["value"] == pytest.approx(1.1) and ratio["n"] == 1
+
+
 def test_with_a_second_device_the_trainer_and_the_worker_have_a_core_each(
     script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
