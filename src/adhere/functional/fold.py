@@ -15,8 +15,11 @@ from torch import Tensor
 from adhere.functional.head import Job, Tilt, Told, finish
 from adhere.functional.target import PROBABILITY_FLOOR
 
-_BLOCK_ON_CPU, _BLOCK_ELSEWHERE = 2**20, 2**26
+_BLOCK_ON_CPU, _BLOCK_ELSEWHERE = 2**19, 2**26
 """Elements worked on at a time: few enough to stay in a CPU's cache, enough to fill an accelerator."""
+
+_ROWS_OF_A_PRODUCT = 64
+"""Rows for which NADO's product is made at a time, at least: over fewer it is slow, over more it is large."""
 
 
 class Fold(Protocol):
@@ -42,13 +45,29 @@ class TorchFold:
     def __call__(self, logits_NV: Tensor, chunk: slice, reference_NV: Tensor | None, told: Told) -> None:
         elements = _BLOCK_ON_CPU if logits_NV.device.type == "cpu" else _BLOCK_ELSEWHERE
         step = max(1, elements // logits_NV.shape[1])
-        for first in range(0, len(logits_NV), step):
-            inside = slice(first, min(first + step, len(logits_NV)))
-            block = slice(chunk.start + inside.start, chunk.start + inside.stop)
-            product_NV = None if reference_NV is None else reference_NV[inside]
-            found = _block(logits_NV[inside], block, self._job, self._tables, product_NV)
-            for all_N, block_N in zip(told, found, strict=True):
-                all_N[..., block] = block_N
+        for group in _parts(range(len(logits_NV)), max(step, _ROWS_OF_A_PRODUCT)):
+            keyed = self._products(slice(chunk.start + group.start, chunk.start + group.stop))
+            for rows in _parts(group, step):
+                inside = slice(rows.start, rows.stop)
+                block = slice(chunk.start + rows.start, chunk.start + rows.stop)
+                of_block = [each[rows.start - group.start : rows.stop - group.start] for each in keyed]
+                product_NV = None if reference_NV is None else reference_NV[inside]
+                found = _block(logits_NV[inside], block, self._job, of_block, product_NV)
+                for all_N, block_N in zip(told, found, strict=True):
+                    all_N[..., block] = block_N
+
+    def _products(self, group: slice) -> list[Tensor]:
+        """⟨key, table⟩ + bias of each constraint at these positions; without vocabulary where none of them is held."""
+        products = []
+        for tilt, table_RV in zip(self._job.tilts, self._tables, strict=True):
+            key_NR = torch.nn.functional.pad(tilt.key_NR[group], (0, 1), value=1.0).to(self._job.dtype)
+            held = bool(tilt.held_N[group].any())
+            products.append(torch.mm(key_NR, table_RV) if held else key_NR[:, :0])
+        return products
+
+
+def _parts(rows: range, size: int) -> list[range]:
+    return [rows[first : first + size] for first in range(0, len(rows), size)]
 
 
 def _table(tilt: Tilt, dtype: torch.dtype) -> Tensor:
@@ -57,7 +76,7 @@ def _table(tilt: Tilt, dtype: torch.dtype) -> Tensor:
 
 
 def _block(
-    logits_NV: Tensor, block: slice, job: Job, tables: list[Tensor], product_NV: Tensor | None
+    logits_NV: Tensor, block: slice, job: Job, keyed: list[Tensor], product_NV: Tensor | None
 ) -> tuple[Tensor, ...]:
     """Of a few rows cross-entropy [N], surrogates [K, N], values [K, N] and KL to the reference [N].
 
@@ -69,29 +88,32 @@ def _block(
     # The largest entry of a softmax is exp(max − logsumexp): no further pass of exponentials is needed.
     log_sum_N = x_NV.amax(-1) - p_NV.amax(-1).log()
     ce_N = log_sum_N - x_NV.gather(1, target_N1).squeeze(1)
-    surrogate_KN, value_KN = (ce_N.new_zeros(len(tables), len(ce_N)) for _ in range(2))
-    factor_N, factor_NV = c_N.clone(), None
+    surrogate_KN, value_KN = (ce_N.new_zeros(len(keyed), len(ce_N)) for _ in range(2))
+    factor_N, tilts_NV = c_N.clone(), None
     kept_N, reference_NV = torch.zeros_like(ce_N), None
     if job.kept is not None and product_NV is not None:
         mu_N = job.kept.weight_N[block].to(job.exact)
         kl_N, reference_NV = _compare(finish(product_NV.to(job.exact), job.kept.head)[0], x_NV, log_sum_N)
         kept_N, factor_N = torch.where(mu_N != 0, kl_N, kept_N), factor_N + mu_N
         reference_NV.mul_(mu_N[:, None])
-    for k, (tilt, table_RV) in enumerate(zip(job.tilts, tables, strict=True)):
+    for k, (tilt, keyed_NV) in enumerate(zip(job.tilts, keyed, strict=True)):
         if not bool(tilt.held_N[block].any()):
             continue
-        w_NV = _w(tilt, table_RV, block, job)
-        tilted_NV = torch.mul(p_NV, w_NV, out=x_NV)
+        w_NV = _w(tilt, keyed_NV, block, job)
+        tilted_NV = torch.mul(p_NV, w_NV, out=x_NV if tilts_NV is None else None)
         z_N, held_N = tilted_NV.sum(-1), tilt.held_N[block]
-        m_N = tilt.weight_N[block].to(job.exact)
-        factor_N += m_N
-        share_NV = w_NV * (-m_N / z_N)[:, None]
-        factor_NV = share_NV if factor_NV is None else factor_NV.add_(share_NV)
         log_z_N = z_N.log()
         # Rounding alone can make a KL of nearly zero negative.
         value_N = (torch.linalg.vecdot(tilted_NV, _log_(w_NV)) / z_N - log_z_N).clamp_(min=0.0)
         surrogate_KN[k], value_KN[k] = -log_z_N * held_N, value_N * held_N
-    p_NV.mul_(factor_N[:, None] if factor_NV is None else factor_NV.add_(factor_N[:, None]))
+        m_N = tilt.weight_N[block].to(job.exact)
+        factor_N += m_N
+        tilted_NV.mul_((-m_N / z_N)[:, None])
+        tilts_NV = tilted_NV if tilts_NV is None else tilts_NV.add_(tilted_NV)
+    if tilts_NV is None:
+        p_NV.mul_(factor_N[:, None])
+    else:
+        torch.addcmul(tilts_NV, p_NV, factor_N[:, None], out=p_NV)
     p_NV.scatter_add_(1, target_N1, -c_N[:, None])
     if reference_NV is not None:
         p_NV.sub_(reference_NV)
@@ -107,10 +129,9 @@ def _compare(y_NV: Tensor, x_NV: Tensor, log_sum_N: Tensor) -> tuple[Tensor, Ten
     return kl_N.clamp_(min=0.0), reference_NV
 
 
-def _w(tilt: Tilt, table_RV: Tensor, block: slice, job: Job) -> Tensor:
+def _w(tilt: Tilt, keyed_NV: Tensor, block: slice, job: Job) -> Tensor:
     """W of every next token at these positions."""
-    key_NR = torch.nn.functional.pad(tilt.key_NR[block], (0, 1), value=1.0).to(job.dtype)
-    logit_NV = torch.add(tilt.value_N[block, None].to(job.exact), torch.mm(key_NR, table_RV))
+    logit_NV = torch.add(tilt.value_N[block, None].to(job.exact), keyed_NV)
     r_NV = logit_NV.sigmoid_().clamp_(min=PROBABILITY_FLOOR)
     token_N1 = tilt.known_token_N[block, None]
     known_N1, at_N1 = tilt.known_r_N[block, None].to(job.exact), token_N1.clamp(min=0)
