@@ -212,9 +212,9 @@ def table(told: dict[str, Any], path: Path) -> str:
         ]
         head = [f"{steps} steps", "seconds", "expected by `adhere check`, s", "peak memory, GiB", "÷ plain"]
         written.append(markdown_table(head, lines))
-        parts = [[row["part"], shown(row, "{:.1f}")] for row in rows if row["name"] == "refresh_seconds"]
+        parts = [[row["method"], row["part"], shown(row, "{:.1f}")] for row in rows if row["name"] == "refresh_seconds"]
         if parts:
-            written.append(markdown_table([f"all refreshes of {steps} steps", "seconds"], parts))
+            written.append(markdown_table([f"all refreshes of {steps} steps", "part", "seconds"], parts))
     return "\n\n".join(written) + "\n"
 
 
