@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for variant in VARIANTS:
             if not options.only or variant.choice in options.only:
                 _cell(options.work, variant, seed)
-    results = _results(options.work, options.seeds)
+    results = _results(options.work, options.seeds, read_results(path)["rows"] if path.exists() else [])
     if results["rows"]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -176,12 +176,17 @@ def _cell_path(work: Path, variant: Variant, seed: int) -> Path:
     return work / "cells" / f"{recipe.output_dir.name}.{digest}.json"
 
 
-def _results(work: Path, seeds: Sequence[int]) -> dict[str, Any]:
+def _results(work: Path, seeds: Sequence[int], before: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """All cells that are there, and the rows of those that are not, from the results file: made elsewhere, or by a demo.yaml
+    of before.
+    """
     from adhere.recipe.manifest import machine, now, versions
 
     paths = [_cell_path(work, variant, seed) for seed in seeds for variant in VARIANTS]
     cells = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
     rows = [row for cell in cells for row in cell["rows"]]
+    found = {_which(row) for row in rows}
+    rows = [*(row for row in before if _which(row) not in found), *rows]
     return {
         "benchmark": BENCHMARK,
         "command": f"python benchmarks/defaults.py --seeds {' '.join(map(str, seeds))}",
@@ -191,6 +196,10 @@ def _results(work: Path, seeds: Sequence[int]) -> dict[str, Any]:
         "seeds": sorted({int(row["seed"]) for row in rows}),
         "rows": rows,
     }
+
+
+def _which(row: dict[str, Any]) -> tuple[str, ...]:
+    return row.get("choice", ""), row["setting"], str(row["seed"])
 
 
 COLUMNS = (

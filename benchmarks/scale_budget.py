@@ -19,7 +19,7 @@ GB = 1e9
 
 # ---- assumed -------------------------------------------------------------------------------------------------------------
 PEAK = 989e12  # bfloat16 operations a second of an H100 SXM, dense (data sheet)
-TRAINING_SHARE = 0.35  # of it that training reaches: adhere's own rule of thumb (recipe/plan.py)
+TRAINING_SHARE = 0.35  # of it that training reaches
 BANDWIDTH = 3.35e12  # bytes a second from an H100's memory (data sheet)
 DECODING_SHARE = 0.5  # of it that a batched decoding step of vLLM reaches
 TRANSFORMERS_STEP = 0.030  # seconds of one step of transformers' generate, whatever the batch, at least

@@ -123,11 +123,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _told(options: argparse.Namespace, cell: Cell) -> dict[str, Any]:
     """The curve of a cell, from disk where it was run before."""
     recipe = _recipe(options, cell)
-    path: Path = (
-        options.work
-        / "cells"
-        / f"{cell.name}.{options.corpus_steps}-{options.limit}-{options.prompts}-{options.forgotten:g}.json"
-    )
+    asked = (options.corpus_steps, options.limit, options.every, options.prompts, options.target, options.forgotten)
+    path: Path = options.work / "cells" / f"{cell.name}.{'-'.join(f'{each:g}' for each in asked)}.json"
     if not path.exists():
         from adhere.files import write_json_atomic
 

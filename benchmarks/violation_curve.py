@@ -63,10 +63,10 @@ class Curve:
 
     def end_stage(self, trainer: Trainer, seconds: float) -> None:
         """Count a stage, and measure what it ended with where its last step was not measured."""
-        step = self._steps + int(trainer.state.global_step)
+        step, measuring = self._steps + int(trainer.state.global_step), self._measuring  # `seconds` has no later one
         if not self.points or self.points[-1]["step"] != step:
             self.measure(trainer.model, int(trainer.state.global_step), seconds)
-        self._before += seconds - self._measuring
+        self._before += seconds - measuring
 
     def due(self, step: int) -> bool:
         return step % self._every == 0

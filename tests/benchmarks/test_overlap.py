@@ -117,6 +117,19 @@ def test_schedules_are_compared_seed_by_seed(script: Any, tmp_path: Path) -> Non
     assert "| parallel minus sequential | +0.030 [+0.005, +0.055] |" in text
 
 
+def test_rows_of_the_table_of_defaults_whose_cells_are_elsewhere_stay(script: Any, tmp_path: Path) -> None:
+    defaults = script("defaults")
+    variant = defaults.VARIANTS[0]
+    here = defaults._cell_path(tmp_path, variant, 0)
+    here.parent.mkdir(parents=True)
+    row = {"name": "violation_rate", "choice": variant.choice, "setting": variant.value, "seed": "0", "value": 0.1}
+    here.write_text(json.dumps({"rows": [row]}), encoding="utf-8")
+    before = [{**row, "value": 0.9}, {**row, "seed": "1", "value": 0.2}]
+    told = defaults._results(tmp_path, [0], before)
+    assert [(each["seed"], each["value"]) for each in told["rows"]] == [("1", 0.2), ("0", 0.1)]
+    assert told["seeds"] == [0, 1]
+
+
 def test_the_worker_is_killed_in_its_second_refresh_and_nothing_else_is(script: Any, tmp_path: Path) -> None:
     schedules, events = script("schedules"), tmp_path / "events.jsonl"
     # A process by the worker's name that does nothing: what follows -c is its argument.

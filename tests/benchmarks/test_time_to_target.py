@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -48,6 +49,25 @@ def test_a_model_that_has_forgotten_the_corpus_is_not_there(script: Any) -> None
     points = [*_points(0.05, 0.05, corpus=150.0), *_points(0.05, 0.05, 0.05)[2:]]
     assert curve.reached(points, 0.1)["step"] == 5 and curve.reached(points, 0.1, 110.0)["step"] == 15
     assert curve.reached(points, 0.1, 90.0) is None
+
+
+def test_measuring_after_a_stage_is_not_taken_off_the_next_ones_minutes(
+    script: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = script("violation_curve")
+    curve = object.__new__(module.Curve)
+    curve.points, curve._before, curve._every = [{"step": 10.0}], 0.0, 10
+    curve.of_stage(0, stops=False)
+    curve._measuring = 3.0  # of the measurement at step 10
+
+    def measure(model: Any, step: int, seconds: float) -> None:
+        curve.points.append({"step": float(step)})
+        curve._measuring += 100.0
+
+    monkeypatch.setattr(curve, "measure", measure)
+    trainer = SimpleNamespace(model=None, state=SimpleNamespace(global_step=15))
+    curve.end_stage(trainer, 63.0)
+    assert [point["step"] for point in curve.points] == [10, 15] and curve._before == 60.0
 
 
 def _compared(bench: Any, cells: dict[Any, list[dict[str, float]]]) -> list[dict[str, Any]]:

@@ -51,7 +51,7 @@ def test_a_batch_with_a_row_that_is_not_kept_has_to_be_read(reference: FrozenMod
 def test_each_row_is_read_once_and_to_the_same_bits_whatever_is_asked_first(
     reference: FrozenModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adhere.models.corpus_features._ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("adhere.models.corpus_features.ROWS_AT_ONCE", 2)
     passes: list[int] = []
 
     def counted(*arguments: object) -> torch.Tensor:

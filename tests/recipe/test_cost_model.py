@@ -20,7 +20,7 @@ from adhere.recipe.cost_model import (
     measured_machine,
     nado_weights,
     plain_part,
-    step_share,
+    product_share,
 )
 from adhere.recipe.schema import Recipe
 
@@ -52,7 +52,7 @@ def test_plain_fine_tuning_is_its_products_its_cross_entropy_and_the_optimisers_
     part = plain_part(MODEL, FAST, tokens=3200, steps=40, micro_steps=40)
     assert part.flops == 6 * 1_000_000 * 3200
     assert part.bytes == 40 * (ADAM_BYTES + 6) * 1_000_000
-    expected = part.flops / (step_share(80) * 1e12) + part.bytes / 1e10 + 4 * 3200 * 1000 / 1e9
+    expected = part.flops / (product_share(80) * 1e12) + part.bytes / 1e10 + 4 * 3200 * 1000 / 1e9
     assert part.seconds == pytest.approx(expected)
     frozen = SimpleNamespace(**{**vars(MODEL), "trainable": 0})
     assert plain_part(frozen, FAST, 3200, 40, 40).bytes < part.bytes / 5  # type: ignore[arg-type]
@@ -61,8 +61,8 @@ def test_plain_fine_tuning_is_its_products_its_cross_entropy_and_the_optimisers_
 
 
 def test_a_step_over_many_tokens_comes_near_its_full_share_of_speed() -> None:
-    assert step_share(HALF_SPEED_TOKENS) == pytest.approx(STEP_EFFICIENCY / 2)
-    assert 0.97 * STEP_EFFICIENCY < step_share(16_384) < STEP_EFFICIENCY
+    assert product_share(HALF_SPEED_TOKENS) == pytest.approx(STEP_EFFICIENCY / 2)
+    assert 0.97 * STEP_EFFICIENCY < product_share(16_384) < STEP_EFFICIENCY
 
 
 def test_each_part_grows_with_what_it_is_made_of(make_recipe: MakeRecipe) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from adhere.models.outline import outline
 from adhere.recipe.check import check_recipe
-from adhere.recipe.plan import memory_needed, training_steps
+from adhere.recipe.plan import Plan, memory_needed, training_steps
 from adhere.recipe.schema import Recipe
 from adhere.recipe.train import train_recipe
 
@@ -27,6 +27,19 @@ def test_the_plan_counts_what_will_be_done(make_recipe: MakeRecipe) -> None:
     assert shown["corpus"] == f"18 rows to learn from; 6 held out, {plan.evaluated} outputs evaluated a model"
     assert shown["run folder"] == str(recipe.output_dir)
     assert {"model", "training", "time", "memory", "disk"} <= set(shown)
+
+
+def test_iterations_left_open_are_counted_by_the_steps_that_the_corpus_gives(make_recipe: MakeRecipe) -> None:
+    def plan(method: str, epochs: float) -> Plan:
+        guidance = {"iterations": None, "samples": 8, "anchor": "iteration"}
+        return check_recipe(
+            make_recipe(method=method, guidance=guidance, training={"max_steps": None, "epochs": epochs})
+        )
+
+    short, long = plan("constrained", 60), plan("constrained", 180)
+    assert (short.steps, short.samples, long.steps, long.samples) == (300, 8, 900, 3 * 8)
+    assert (long.disk_gib - short.disk_gib) * 2**30 >= 2 * 4 * long.parameters  # two anchors more
+    assert plan("dpo", 180).samples == plan("guided-decoding", 180).samples == 3 * 8
 
 
 def _heldout(recipe: Recipe) -> int:

@@ -17,6 +17,7 @@ from adhere.data.sample_store import SampleStore
 from adhere.guidance.constraint import Constraint
 from adhere.oracles.rules import RegexOracle
 from adhere.training.adaptation import STATE, TARGETS
+from adhere.training.multiplier import MultiplierState, updated
 from adhere.training.satisfaction import Satisfaction, measure
 from adhere.training.trainer import ConstrainedTrainer
 
@@ -95,6 +96,20 @@ def test_the_multiplier_of_the_log_is_the_one_that_the_loss_has(
     path = _logged(trainer, "multiplier/no z")
     assert seen == pytest.approx([path[step] for step in range(6)])
     assert min(path[1], path[2]) > path[0] and path[5] < path[4] < path[3] < path[2]
+
+
+def test_the_multiplier_knows_how_many_steps_lie_between_measurements(
+    make_trainer: MakeTrainer, measured: list[float]
+) -> None:
+    constraint = _dual()
+    trainer = make_trainer(constraints=[constraint], max_steps=6, iterations=1, measure_every=2, measure_samples=8)
+    measured[:] = [0.5, 0.8]
+    trainer.train()
+    state, path = MultiplierState.start(constraint.weight), {0: pytest.approx(2.0)}
+    for step, share in ((2, 0.5), (4, 0.8)):
+        state = updated(state, Satisfaction(share, 200), constraint.target, constraint.dual, 2)
+        path[step] = pytest.approx(math.exp(state.log_multiplier))
+    assert _logged(trainer, "multiplier/no z") == path
 
 
 def test_without_a_word_on_it_a_run_is_measured_about_sixteen_times(make_trainer: MakeTrainer) -> None:

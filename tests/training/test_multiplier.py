@@ -112,7 +112,8 @@ def test_a_target_given_up_stays_so_and_stops_unless_told_otherwise() -> None:
     for behaviour, stopped in (("stop", True), ("continue", False)):
         dual = DualConfig(highest=2.5, patience=1, when_unreachable=behaviour)
         multipliers = Multipliers([_constraint(dual=dual)])
-        given_up = [multipliers.update("no z", Satisfaction(share, 500), 1000) for share in (0.2, 0.2, 0.2, 0.2, 0.9)]
+        shares = (0.2, 0.2, 0.2, 0.2, 0.9)
+        given_up = [multipliers.update("no z", Satisfaction(share, 500), 1000 * n) for n, share in enumerate(shares, 1)]
         assert given_up.count(True) == 1  # told once
         assert multipliers.stopped == stopped
 
@@ -124,13 +125,24 @@ def test_constraints_with_a_weight_of_their_own_stay_at_it() -> None:
     assert multipliers.values["no z"] == pytest.approx(4.0 * multipliers.ratios["no z"]) != 4.0
 
 
+def test_a_measurement_without_a_verdict_leaves_its_steps_to_the_next() -> None:
+    constraint = _constraint()
+    multipliers = Multipliers([constraint])
+    for step, share in ((5, 0.5), (15, 0.8)):  # nothing was to be judged at step 10
+        multipliers.update("no z", Satisfaction(share, 500), step)
+    state = MultiplierState.start(constraint.weight)
+    for steps, share in ((5, 0.5), (10, 0.8)):
+        state = updated(state, Satisfaction(share, 500), constraint.target, constraint.dual, steps)
+    assert multipliers.values["no z"] == math.exp(state.log_multiplier)
+
+
 def test_its_state_goes_through_json_and_on_to_the_same_bit() -> None:
     one, other = Multipliers([_constraint()]), Multipliers([_constraint()])
-    for share in (0.5, 0.85, 0.97):
-        one.update("no z", Satisfaction(share, 37), 5)
+    for step, share in ((5, 0.5), (10, 0.85), (15, 0.97)):
+        one.update("no z", Satisfaction(share, 37), step)
     other.load(json.loads(json.dumps(one.state())))
     for each in (one, other):
-        each.update("no z", Satisfaction(0.91, 37), 5)
+        each.update("no z", Satisfaction(0.91, 37), 20)
     assert one.values == other.values and one.state() == other.state()
     other.load({})
     assert other.values == pytest.approx({"no z": 2.0})

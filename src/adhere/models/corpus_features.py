@@ -18,7 +18,8 @@ from adhere.models.head import find_head
 LARGEST = 2**31
 """Bytes of features that are kept in memory at most, beside those of the sequences that are fitted."""
 
-_ROWS_AT_ONCE = 32
+ROWS_AT_ONCE = 32
+"""Rows of similar length in one pass of the frozen model."""
 
 TokenIds = tuple[int, ...]
 
@@ -109,4 +110,4 @@ def worth_keeping(rows: Iterable[TokenIds], fitted: Iterable[TokenIds], visits: 
 def _parts(sequences: set[TokenIds]) -> list[list[TokenIds]]:
     """Sequences of similar length together, so that little is padded."""
     order = sorted(sequences, key=lambda ids: (len(ids), ids))
-    return [order[start : start + _ROWS_AT_ONCE] for start in range(0, len(order), _ROWS_AT_ONCE)]
+    return [order[start : start + ROWS_AT_ONCE] for start in range(0, len(order), ROWS_AT_ONCE)]

@@ -84,13 +84,6 @@ def prepare(recipe: Recipe, policy: Callable[[], Policy], *, resume: bool = Fals
         )
     arguments_for(recipe)
     model = outline(recipe.model)
-    free = free_bytes(recipe.output_dir)
-    if (needed := disk_needed(recipe, model) - _held_bytes(recipe.output_dir)) > free:
-        raise RunFolderError(
-            f"no disk space: the run needs up to {needed / 2**30:.1f} GiB in {str(recipe.output_dir)!r} (checkpoints, "
-            f"final model), and {free / 2**30:.1f} GiB are free there: make room, choose another output_dir, or lower "
-            "training.save_total_limit (at least 2)"
-        )
     if recipe.method == "constrained" and recipe.guidance.where(recipe.guidance.schedule) == "ray":
         require_ray()
     if recipe.method in _SAMPLED_BY_BACKEND:
@@ -102,6 +95,13 @@ def prepare(recipe: Recipe, policy: Callable[[], Policy], *, resume: bool = Fals
         )
     inputs = read_inputs(recipe, model.tokenizer, model.context_length)
     steps = training_steps(recipe, len(inputs.rows))
+    free = free_bytes(recipe.output_dir)
+    if (needed := disk_needed(recipe, model, steps) - _held_bytes(recipe.output_dir)) > free:
+        raise RunFolderError(
+            f"no disk space: the run needs up to {needed / 2**30:.1f} GiB in {str(recipe.output_dir)!r} (checkpoints, "
+            f"final model), and {free / 2**30:.1f} GiB are free there: make room, choose another output_dir, or lower "
+            "training.save_total_limit (at least 2)"
+        )
     stages_of(recipe, len(inputs.rows))
     if recipe.method == "constrained" and iterations_in(steps, recipe.guidance.iterations) > steps:
         raise RecipeError(

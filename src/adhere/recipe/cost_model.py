@@ -20,21 +20,20 @@ from dataclasses import dataclass
 import torch
 
 from adhere.guidance.evidence import ASKED_OF_A_SEQUENCE
+from adhere.models.corpus_features import ROWS_AT_ONCE
 from adhere.models.frozen import fast_dtype
 from adhere.models.nado_config import NadoConfig
 from adhere.models.outline import ModelOutline
 from adhere.recipe.schema import Recipe
 from adhere.recipe.workload import guidance_samples, refreshes
 
-STEP_EFFICIENCY, READING_EFFICIENCY, DECODING_EFFICIENCY, SMALL_EFFICIENCY = 0.55, 0.55, 0.22, 0.25
+STEP_EFFICIENCY, DECODING_EFFICIENCY, SMALL_EFFICIENCY = 0.55, 0.22, 0.25
 """Share of a large matrix product's speed that a training step, a forward pass, batched decoding and NADO's small products
 reach; seen with the demo's model on CPU cores."""
 
 HALF_SPEED_TOKENS = 400.0
 """Of a step's or a forward pass's share, half is reached with so many tokens in a pass: over few tokens the products are thin.
 The demo's steps have 150."""
-
-_READ_AT_ONCE = 32
 
 HEAD_WORK, REGULARISER_WORK = 4.0, 9.0
 """Elementwise work on a logit, in sigmoids: of the cross-entropy with its gradient, and of one constraint beside it."""
@@ -127,8 +126,9 @@ def constrained_costs(
     passes = batches * recipe.sampling.max_new_tokens
 
     micro_steps = steps * recipe.training.gradient_accumulation_steps
-    stepping = machine.trained * step_share(tokens / micro_steps)
-    reading = machine.inference * READING_EFFICIENCY / STEP_EFFICIENCY * step_share(_READ_AT_ONCE * mean)
+    stepping = machine.trained * product_share(tokens / micro_steps)
+    reading = reading_speed(machine, mean)
+    in_steps = reading if kept else machine.inference * product_share(tokens / micro_steps)
     # In the dtype of the frozen model, but half of the time goes into what is no product: the mean of the two speeds.
     trunk = SMALL_EFFICIENCY * math.sqrt(machine.inference * machine.exact)
 
@@ -140,7 +140,7 @@ def constrained_costs(
         part("regulariser in the head", "k",
              2 * logits * (recipe.nado.rank + 1) + 2 * near * model.vocabulary * model.width,
              stepping, work=REGULARISER_WORK * logits + HEAD_WORK * near * model.vocabulary),
-        part("frozen model in the steps", "x", 2 * weights * frozen, reading),
+        part("frozen model in the steps", "x", 2 * weights * frozen, in_steps),
         part("NADO in the steps", "x", 2 * small * tokens * constraints, trunk),
         part("drawing outputs", "ρg", 2 * weights * decoded, DECODING_EFFICIENCY * machine.inference, 2 * weights * passes),
         part("reading outputs", "ρg", 2 * weights * read, reading),
@@ -150,9 +150,14 @@ def constrained_costs(
     ))  # fmt: skip
 
 
-def step_share(tokens: float) -> float:
-    """The share of full speed that a training step reaches with so many tokens in a pass."""
+def product_share(tokens: float) -> float:
+    """The share of full speed that a training step or a forward pass reaches with so many tokens in a pass."""
     return STEP_EFFICIENCY * tokens / (tokens + HALF_SPEED_TOKENS)
+
+
+def reading_speed(machine: Machine, length: float) -> float:
+    """Operations a second of forward passes over rows of so many tokens, `ROWS_AT_ONCE` together."""
+    return machine.inference * product_share(ROWS_AT_ONCE * length)
 
 
 def plain_part(model: ModelOutline, machine: Machine, tokens: float, steps: int, micro_steps: int) -> Part:
@@ -164,7 +169,7 @@ def plain_part(model: ModelOutline, machine: Machine, tokens: float, steps: int,
     """
     flops = tokens * (4.0 * model.parameters + 2.0 * model.trainable)
     moved = steps * (ADAM_BYTES * model.trainable + 6.0 * model.parameters)  # the weights once more for bfloat16 copies
-    seconds = flops / (step_share(tokens / micro_steps) * machine.trained) + moved / machine.bytes
+    seconds = flops / (product_share(tokens / micro_steps) * machine.trained) + moved / machine.bytes
     work = HEAD_WORK * tokens * model.vocabulary / machine.elements
     return Part("plain fine-tuning", "1", flops, moved, seconds + work)
 

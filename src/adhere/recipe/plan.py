@@ -16,11 +16,11 @@ from adhere.models.outline import ModelOutline
 from adhere.recipe.arguments import DEFAULT_EPOCHS, training_device, trains_in_bf16
 from adhere.recipe.cost_model import (
     DECODING_EFFICIENCY,
-    READING_EFFICIENCY,
     constrained_costs,
     measured_machine,
     nado_weights,
     plain_part,
+    reading_speed,
 )
 from adhere.recipe.inputs import Inputs
 from adhere.recipe.overlap import elsewhere, how_refreshed, overlapped_seconds
@@ -127,13 +127,13 @@ def make_plan(recipe: Recipe, model: ModelOutline, inputs: Inputs, free: int, wa
     decoded = recipe.sampling.max_new_tokens
     decoded_later = (recipe.evaluation.sampling or recipe.sampling).max_new_tokens
     two_p = 2.0 * model.parameters
-    drawing, reading = DECODING_EFFICIENCY * machine.inference, READING_EFFICIENCY * machine.inference
+    drawing, reading = DECODING_EFFICIENCY * machine.inference, reading_speed(machine, mean_length)
     if constrained:
         costs = constrained_costs(recipe, model, machine, lengths, steps, samples)
         step, making = costs.seconds("1", "k", "x"), costs.seconds("ρg", "a", "o")
         training, cost = step + making - overlapped_seconds(recipe, steps, step, making), costs.sentence()
     else:
-        micro_steps = steps * recipe.training.gradient_accumulation_steps
+        micro_steps = steps * recipe.training.gradient_accumulation_steps * ranks.launched()
         training, cost = plain_part(model, machine, tokens, steps, micro_steps).seconds, ""
         training += work.read_tokens * two_p / reading + samples * decoded * two_p / drawing
     evaluation = evaluated * decoded_later * two_p / drawing
@@ -164,16 +164,14 @@ def make_plan(recipe: Recipe, model: ModelOutline, inputs: Inputs, free: int, wa
     )
 
 
-def disk_needed(recipe: Recipe, model: ModelOutline, steps: int | None = None) -> int:
+def disk_needed(recipe: Recipe, model: ModelOutline, steps: int) -> int:
     """Bytes of checkpoints (one more than are kept, while one is written), final model, guidance and samples.
 
     Args:
-        steps: of the run, where the recipe leaves them to the corpus.
+        steps: of the run.
     """
     saved = model.trainable if recipe.model.lora else model.parameters
     checkpoint = saved * _BYTES[recipe.model.dtype] + model.trainable * 2 * _BYTES[recipe.model.dtype]
-    # Without steps the default is a fixed number of measurements.
-    steps = recipe.training.max_steps or steps or 0
     iterations = iterations_in(steps, recipe.guidance.iterations)
     guidance = iterations * len(recipe.constraints) * nado_weights(recipe.nado, model.width) * 12
     samples = (iterations * recipe.guidance.samples + measured_outputs(recipe, steps)) * 4096

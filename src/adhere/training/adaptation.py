@@ -75,7 +75,7 @@ class Adaptation:
         samples = self._draw(trainer.policy()) if refreshed is None else self._of_refresh(refreshed)
         logs: dict[str, float] = {}
         for name, measured in self._measured(samples).items():
-            given_up = self.multipliers.update(name, measured, step - self._measured_at)
+            given_up = self.multipliers.update(name, measured, step)
             trainer.progress.event("multiplier", step, self._told(name, measured))
             if refreshed is None:  # what a refresh measures is in the log already
                 logs |= measured.numbers(name)

@@ -40,6 +40,7 @@ class MultiplierState:
     best_high: float = 0.0  # and the upper end of its interval
     stalled: int = 0  # measurements since then that were no better
     given_up: bool = False
+    step: int = 0  # of the last measurement; 0 before the first
 
     @classmethod
     def start(cls, weight: float) -> MultiplierState:
@@ -118,10 +119,11 @@ class Multipliers:
             name: math.exp(self._states[name].log_multiplier - math.log(c.weight)) for name, c in self.adaptive.items()
         }
 
-    def update(self, name: str, measured: Satisfaction, steps: int) -> bool:
-        """Take up a measurement, so many steps after the last; True when it is the one by which the target is given up."""
+    def update(self, name: str, measured: Satisfaction, step: int) -> bool:
+        """Take up what was measured after so many steps; True when it is the measurement by which the target is given up."""
         constraint, before = self.adaptive[name], self._states[name]
-        self._states[name] = updated(before, measured, constraint.target, constraint.dual, steps)
+        moved = updated(before, measured, constraint.target, constraint.dual, step - before.step)
+        self._states[name] = replace(moved, step=step)
         return self._states[name].given_up and not before.given_up
 
     @property
