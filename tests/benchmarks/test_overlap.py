@@ -54,12 +54,12 @@ def test_the_table_has_the_runs_that_were_asked_for_and_their_ratio(
     words = ["--work", str(tmp_path / "work"), "--results", str(tmp_path), "--turns", "1"]
     script("overlap").main([*words, "--only", "sequential", "parallel", "--samples", "48"], _pretend)
     document = tmp_path / "parallel.md"
-    document.write_text("before <!-- overlap --> old <!-- end of overlap --> after", encoding="utf-8")
+    document.write_text("before <!-- overlap --> what stood here <!-- end of overlap --> after", encoding="utf-8")
     script("overlap").main([*words, "--table", str(document)], None)
     text = document.read_text(encoding="utf-8")
     assert "| 90 steps, 6 iterations of 48 outputs, 20 ms a call, 8 at a time | trainer waits | seconds |" in text
     assert "| sequential | 40% | 10 | 6 | 4 | 2 | 0 | 0 |" in text and "| parallel | 14% | 7 |" in text
-    assert "| own core | 0.70 |" in text and "not overlapped" not in text and "old" not in text
+    assert "| own core | 0.70 |" in text and "not overlapped" not in text and "what stood here" not in text
 
 
 def test_the_settings_of_every_variant_are_those_of_a_recipe(script: Any, tmp_path: Path, recipe_file: Path) -> None:
@@ -110,10 +110,10 @@ def test_schedules_are_compared_seed_by_seed(script: Any, tmp_path: Path) -> Non
     assert difference["high"] - difference["value"] == pytest.approx(4.3027 * 0.01 / 3**0.5, rel=1e-3)
     assert told["seeds"] == [0, 1, 2] and len(told["rows"]) == 7
     document = tmp_path / "parallel.md"
-    document.write_text("<!-- schedules --> old <!-- end of schedules -->", encoding="utf-8")
+    document.write_text("<!-- schedules --> what stood here <!-- end of schedules -->", encoding="utf-8")
     schedules.main(["--results", str(tmp_path), "--table", str(document)])
     text = document.read_text(encoding="utf-8")
-    assert "| sequential | 2 | 0.120 | – |" in text and "| parallel | 0 | 0.120 | – |" in text and "old" not in text
+    assert "| sequential | 2 | 0.120 | – |" in text and "| parallel | 0 | 0.120 | – |" in text and "what stood here" not in text
     assert "| parallel minus sequential | +0.030 [+0.005, +0.055] |" in text
 
 

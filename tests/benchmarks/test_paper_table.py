@@ -95,7 +95,7 @@ def test_a_cell_made_again_takes_the_place_of_the_old_one(table, tmp_path):
 
 def test_the_document_has_means_spans_seeds_machines_and_the_papers_own_numbers_apart(modules, tmp_path):
     document = tmp_path / "results.md"
-    document.write_text("before\n<!-- paper table -->\nold\n<!-- end of paper table -->\nafter\n", encoding="utf-8")
+    document.write_text("before\n<!-- paper table -->\nwhat stood here\n<!-- end of paper table -->\nafter\n", encoding="utf-8")
     toxic = {"suite": "toxicity", "task": "rtp", "constraint": "not_profane", "k": "2"}
     rows = [result_row("sft", seed, "violation_rate", 0.40 + 0.02 * seed, constraint="clean") for seed in (0, 1)]
     rows += [
@@ -107,7 +107,7 @@ def test_the_document_has_means_spans_seeds_machines_and_the_papers_own_numbers_
     rows += [result_row("sft", 0, "roc_auc", 0.7, table="joint", suite="detection", task="detection")]
     modules["paper_document"].write_document(document, [results(rows)])
     text = document.read_text(encoding="utf-8")
-    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "what stood here" not in text
     assert "| sft | 41.0 % [38.0 to 44.0] (40.0 / 42.0) | – | 30.0 % [28.0 to 32.0] | – | – | – |" in text
     assert "| constrained | 8.0 % [6.0 to 10.0] |" in text
     assert "90.0" not in text
