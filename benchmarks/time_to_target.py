@@ -2,7 +2,7 @@
 
     python benchmarks/time_to_target.py                       # the demo's recipe; goes on where it stopped
     python benchmarks/time_to_target.py --seeds 0 1 --learning-rates 1e-5 3e-5 1e-4
-    python benchmarks/time_to_target.py --table docs/performance.md --figure docs/time_to_target.html     # runs nothing
+    python benchmarks/time_to_target.py --table docs/performance.md --figure runs/time_to_target.html     # runs nothing
 
 Every method takes `--corpus-steps` steps on the corpus. The constrained method is held to the rule meanwhile; reinforcement
 learning begins after them, held near the fine-tuned model, and goes on until its outputs violate rarely enough, or for

@@ -168,5 +168,8 @@ def curve_figure(file: Path, rows: Sequence[dict[str, Any]]) -> None:
             mode="lines+markers",
             name=f"{way}, seed {seed}",
         )  # fmt: skip
-    figure.update_layout(xaxis_title="minutes of training", yaxis_title="outputs that violate", yaxis_tickformat=".0%")
-    write_text_atomic(file, figure.to_html(include_plotlyjs=True))
+    figure.update_layout(
+        xaxis_title="minutes of training", yaxis_title="outputs that violate", yaxis_tickformat=".0%",
+        template="plotly_white", margin={"l": 70, "r": 20, "t": 20, "b": 60},
+    )  # fmt: skip
+    write_text_atomic(file, figure.to_html(include_plotlyjs=True, config={"displayModeBar": False}))
