@@ -32,7 +32,6 @@ COLUMNS = (
     ("corpus_perplexity", "corpus perplexity", "{:.0f}"),
     ("mean_length", "words an output", "{:.1f}"),
     ("distinct_2", "distinct-2", "{:.3f}"),
-    ("train_seconds", "training, s", "{:.0f}"),
 )
 
 
