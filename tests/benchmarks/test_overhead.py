@@ -102,7 +102,9 @@ def test_the_settings_of_every_variant_are_those_of_a_recipe(script: Any, tmp_pa
 def test_the_table_goes_between_its_marks(script: Any, tmp_path: Path) -> None:
     _run(script, tmp_path, "--steps", "8", "--turns", "1", "--warmup", "0")
     document = tmp_path / "performance.md"
-    document.write_text("before\n<!-- overhead -->\nwhat stood here\n<!-- end of overhead -->\nafter\n", encoding="utf-8")
+    document.write_text(
+        "before\n<!-- overhead -->\nwhat stood here\n<!-- end of overhead -->\nafter\n", encoding="utf-8"
+    )
     script("overhead").main(["--results", str(tmp_path), "--table", str(document)])
     text = document.read_text(encoding="utf-8")
     assert text.startswith("before\n") and text.endswith("after\n") and "what stood here" not in text

@@ -113,7 +113,11 @@ def test_schedules_are_compared_seed_by_seed(script: Any, tmp_path: Path) -> Non
     document.write_text("<!-- schedules --> what stood here <!-- end of schedules -->", encoding="utf-8")
     schedules.main(["--results", str(tmp_path), "--table", str(document)])
     text = document.read_text(encoding="utf-8")
-    assert "| sequential | 2 | 0.120 | – |" in text and "| parallel | 0 | 0.120 | – |" in text and "what stood here" not in text
+    assert (
+        "| sequential | 2 | 0.120 | – |" in text
+        and "| parallel | 0 | 0.120 | – |" in text
+        and "what stood here" not in text
+    )
     assert "| parallel minus sequential | +0.030 [+0.005, +0.055] |" in text
 
 

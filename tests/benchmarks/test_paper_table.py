@@ -95,7 +95,9 @@ def test_a_cell_made_again_takes_the_place_of_the_old_one(table, tmp_path):
 
 def test_the_document_has_means_spans_seeds_machines_and_the_papers_own_numbers_apart(modules, tmp_path):
     document = tmp_path / "results.md"
-    document.write_text("before\n<!-- paper table -->\nwhat stood here\n<!-- end of paper table -->\nafter\n", encoding="utf-8")
+    document.write_text(
+        "before\n<!-- paper table -->\nwhat stood here\n<!-- end of paper table -->\nafter\n", encoding="utf-8"
+    )
     toxic = {"suite": "toxicity", "task": "rtp", "constraint": "not_profane", "k": "2"}
     rows = [result_row("sft", seed, "violation_rate", 0.40 + 0.02 * seed, constraint="clean") for seed in (0, 1)]
     rows += [
